@@ -1,0 +1,72 @@
+package device
+
+import (
+	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
+)
+
+// Server answers the requests that arrive on the queues. It is shared by all
+// queues of a device and used from many threads at once.
+type Server interface {
+	// NewThread returns the per-thread state for one more OS thread. It is
+	// called on that thread, after runtime.LockOSThread, so that it may set
+	// properties of the thread; on an error the thread is not used.
+	NewThread() (Thread, error)
+
+	// RingsStopped tells that the last running ring has stopped and that
+	// nothing is being served. What the driver set up stays: a stopped
+	// virtual machine goes on with it.
+	RingsStopped()
+
+	// Reset tells that the driver is gone (device reset, or the front-end
+	// has closed the connection), after RingsStopped. Whatever belongs to
+	// the driver's session is to be dropped.
+	Reset()
+}
+
+// Interrupter is implemented by a Server whose requests may wait for a long
+// time in Serve. Interrupt makes every such wait end soon with Requeue. It is
+// called when a ring stops, perhaps several times, until none is left; Resume
+// tells that waits are allowed again.
+type Interrupter interface {
+	Interrupt()
+	Resume()
+}
+
+// Thread is the state that a Server keeps for one OS thread: scratch buffers,
+// credentials. It is used only on the thread that NewThread was called on.
+type Thread interface {
+	// Serve answers one request of queue q (0 is hiprio). in holds the
+	// device-readable and out the device-writable bytes of its chain, each
+	// at its start; both are valid until Serve returns. written is the
+	// length for the used ring: the number of bytes of out, counted from
+	// its start, that hold the reply.
+	//
+	// With mayBlock false the caller is a queue's reader, and every request
+	// behind this one waits for it. A request that may block then returns
+	// Again or Detach, having changed nothing; in and out may have been
+	// moved, the next call gets them at their start again. With mayBlock
+	// true the caller is a worker of the bounded pool, which may return
+	// Detach, or a detached thread, which returns Done or Requeue.
+	Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written uint32, v Verdict)
+
+	// Close drops the state. The thread ends.
+	Close()
+}
+
+// Verdict is what becomes of a request after Serve.
+type Verdict uint8
+
+const (
+	// Done completes the chain with the written length.
+	Done Verdict = iota
+	// Again has it served by a worker of the pool, with mayBlock set.
+	Again
+	// Detach has it served by a thread of its own, with mayBlock set, for
+	// it may wait for what other requests do (a lock). Their number is
+	// bounded; above the bound they wait for each other, never for the pool.
+	Detach
+	// Requeue keeps the chain uncompleted, because a stop of the ring cut
+	// the wait short: it is served again when the ring goes on from the
+	// same place, and forgotten when it is reset.
+	Requeue
+)
