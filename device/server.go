@@ -24,12 +24,14 @@ type Server interface {
 }
 
 // Interrupter is implemented by a Server whose requests may wait for a long
-// time in Serve. Interrupt makes every such wait end soon with Requeue. It is
-// called when a ring stops, perhaps several times, until none is left; Resume
-// tells that waits are allowed again.
+// time in Serve.
 type Interrupter interface {
-	Interrupt()
-	Resume()
+	// Interrupt makes each request of queue q that waits, or begins to wait
+	// before Resume, end soon with Requeue, having changed nothing. It is
+	// called when the ring stops and does not itself wait.
+	Interrupt(q int)
+	// Resume allows waiting again, when the ring starts.
+	Resume(q int)
 }
 
 // Thread is the state that a Server keeps for one OS thread: scratch buffers,
