@@ -1,0 +1,88 @@
+package behaviour
+
+// Capability is something that a tree may lack for a reason other than a fault: the host's file system has no
+// such feature, or the implementation of FS is no kernel. A case names what it needs and is skipped, with the
+// reason, where that is missing; Options.Require turns such skips into failures.
+//
+// What the file system below offers is found out by hostfs.Probe, on the host. A view of that tree over
+// virtio-fs has the same answers, less what the protocol cannot carry.
+type Capability string
+
+const (
+	// Callers: As works for any id, and root may chown.
+	Callers Capability = "callers"
+	// DeviceNodes: mknod makes character and block devices.
+	DeviceNodes Capability = "device-nodes"
+	// SpecialOpen: opening a fifo or a device gives that fifo or device, as in a kernel.
+	SpecialOpen Capability = "special-open"
+	// Tmpfile: O_TMPFILE, and Linkfd of such a file.
+	Tmpfile Capability = "tmpfile"
+	// LinkOpen: Linkfd of a file that has a name.
+	LinkOpen Capability = "link-open"
+	// DirectIO: O_DIRECT opens are accepted.
+	DirectIO Capability = "direct-io"
+	// HugeFiles: sparse files of 16 TiB less a page; 8 GiB ones are always expected.
+	HugeFiles Capability = "huge-files"
+
+	// Fallocate: mode 0 and KEEP_SIZE. The others name their modes.
+	Fallocate     Capability = "fallocate"
+	PunchHole     Capability = "punch-hole"
+	ZeroRange     Capability = "zero-range"
+	CollapseRange Capability = "collapse-range"
+	InsertRange   Capability = "insert-range"
+	UnshareRange  Capability = "unshare-range"
+	// SeekHole: SEEK_DATA and SEEK_HOLE know real holes.
+	SeekHole Capability = "seek-hole"
+	// CopyRange: copy_file_range within the tree.
+	CopyRange Capability = "copy-range"
+
+	// RenameNoreplace, RenameExchange, RenameWhiteout: the flags of renameat2.
+	RenameNoreplace Capability = "rename-noreplace"
+	RenameExchange  Capability = "rename-exchange"
+	RenameWhiteout  Capability = "rename-whiteout"
+
+	// XattrUser, XattrTrusted, XattrSecurity: these namespaces of extended attributes.
+	XattrUser     Capability = "xattr-user"
+	XattrTrusted  Capability = "xattr-trusted"
+	XattrSecurity Capability = "xattr-security"
+	// XattrHuge: values of 64 KiB.
+	XattrHuge Capability = "xattr-huge"
+	// ACL: system.posix_acl_access and _default, obeyed and inherited.
+	ACL Capability = "acl"
+
+	// Flock, PosixLocks, OFDLocks: locks that conflict between open files.
+	Flock      Capability = "flock"
+	PosixLocks Capability = "posix-locks"
+	OFDLocks   Capability = "ofd-locks"
+
+	// FileFlags: FS_IOC_GETFLAGS and SETFLAGS, with APPEND and IMMUTABLE obeyed.
+	FileFlags Capability = "file-flags"
+	// ProjectID: FS_IOC_FSGETXATTR and FSSETXATTR.
+	ProjectID Capability = "project-id"
+
+	// Mmap: File.Mmap with MAP_SHARED and MAP_PRIVATE, coherent with read and write.
+	Mmap Capability = "mmap"
+
+	// Btime: statx reports the time of birth.
+	Btime Capability = "btime"
+	// Atime: reading moves the access time at least by the rules of relatime.
+	Atime Capability = "atime"
+	// WideTimes: times before 1970 and after 2038.
+	WideTimes Capability = "wide-times"
+	// FineTimes: nanoseconds are kept.
+	FineTimes Capability = "fine-times"
+	// DirNlink: a directory's link count is 2 plus its subdirectories.
+	DirNlink Capability = "dir-nlink"
+	// BlockCount: st_blocks tells holes from data.
+	BlockCount Capability = "block-count"
+)
+
+// Capabilities is all of them.
+var Capabilities = []Capability{
+	Callers, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, HugeFiles,
+	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, CopyRange,
+	RenameNoreplace, RenameExchange, RenameWhiteout,
+	XattrUser, XattrTrusted, XattrSecurity, XattrHuge, ACL,
+	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap,
+	Btime, Atime, WideTimes, FineTimes, DirNlink, BlockCount,
+}
