@@ -1,6 +1,6 @@
 module github.com/virtiofsd-go/virtiofsd-go
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/hanwen/go-fuse/v2 v2.12.1 // indirect
