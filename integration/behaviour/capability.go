@@ -86,3 +86,10 @@ var Capabilities = []Capability{
 	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap,
 	Btime, Atime, WideTimes, FineTimes, DirNlink, BlockCount,
 }
+
+// Inode flags of linux/fs.h.
+const (
+	ImmutableFlag = 0x10 // FS_IMMUTABLE_FL
+	AppendFlag    = 0x20 // FS_APPEND_FL
+	NodumpFlag    = 0x40 // FS_NODUMP_FL
+)
