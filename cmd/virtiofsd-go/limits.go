@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// wantedNofile is the number of open files that the daemon asks for by default.
+const wantedNofile = 1_000_000
+
+// Descriptors that the daemon needs for itself.
+const (
+	// fdsPerQueue: kick, call and error eventfds, the wait set, the eventfd
+	// that stops it, and one that is on its way in a message.
+	fdsPerQueue = 8
+	// fdsForMemory: a descriptor for each region of guest memory, as many
+	// as QEMU can have.
+	fdsForMemory = 512
+	// fdsForWaiters: threads that wait for a lock and hold a descriptor
+	// that is not yet, or no longer, counted as the guest's.
+	fdsForWaiters = 256
+	fdsForTheRest = 64
+)
+
+// reservedFDs returns how many descriptors are not for the guest's files.
+func reservedFDs(c *config) int {
+	return fdsPerQueue*(c.queues+1) + fdsForMemory + fdsForWaiters + fdsForTheRest + c.threadPoolSize
+}
+
+// setupFDLimit raises RLIMIT_NOFILE and returns how many descriptors the file
+// system may use for inodes and files of the guest.
+func setupFDLimit(c *config, log *slog.Logger) (int, error) {
+	limit, err := raiseNofile(c.rlimitNofile, log)
+	if err != nil {
+		return 0, err
+	}
+	reserved := reservedFDs(c)
+	if limit <= uint64(reserved) {
+		return 0, fmt.Errorf("the limit of open files is %d, and the daemon needs more than %d for itself; raise it (--rlimit-nofile, ulimit -n)", limit, reserved)
+	}
+	left := min(limit-uint64(reserved), 1<<30)
+	if left < 128 {
+		log.Warn("the limit of open files leaves few for the guest", "limit", limit, "left", left)
+	}
+	return int(left), nil
+}
+
+// raiseNofile sets the soft and hard limit to want and returns the soft limit
+// in force. want -1 stands for the default, which falls back on the hard limit
+// where more is not allowed, and never lowers; 0 changes nothing.
+func raiseNofile(want int64, log *slog.Logger) (uint64, error) {
+	var cur unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &cur); err != nil {
+		return 0, fmt.Errorf("the limit of open files can't be read: %w", err)
+	}
+	if want == 0 || want < 0 && cur.Cur >= wantedNofile {
+		return cur.Cur, nil
+	}
+	most, err := maxNofile()
+	if err != nil {
+		return 0, err
+	}
+	target := uint64(want)
+	if want < 0 {
+		target = min(wantedNofile, most)
+	} else if target > most {
+		return 0, fmt.Errorf("--rlimit-nofile=%d is above the %d that the kernel allows (/proc/sys/fs/nr_open)", want, most)
+	}
+	err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: target, Max: target})
+	if err == nil {
+		return target, nil
+	}
+	if want > 0 {
+		return 0, fmt.Errorf("the limit of open files can't be set to %d (it is %d at most for this user): %w", target, cur.Max, err)
+	}
+	log.Info("the limit of open files can't be raised as far as wanted", "wanted", target, "limit", cur.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: cur.Max, Max: cur.Max}); err != nil {
+		return 0, fmt.Errorf("the limit of open files can't be raised to %d: %w", cur.Max, err)
+	}
+	return cur.Max, nil
+}
+
+func maxNofile() (uint64, error) {
+	const path = "/proc/sys/fs/nr_open"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("the highest limit of open files can't be read: %w", err)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return n, nil
+}
+
+// setupScheduler gives the Go scheduler more processors than the machine has.
+// A thread that comes back from a system call runs on only with one of them in
+// hand, and else waits behind a hand-over of some ten microseconds; with one
+// for each queue, and some for workers, none ever waits. It also keeps the
+// run-time's monitor thread from taking processors away from threads in system
+// calls every few microseconds, which it does when none is idle.
+func setupScheduler(c *config) {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return
+	}
+	readers := c.queues + 1
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), readers+min(c.threadPoolSize, 8)) + 2)
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/virtiofsd-go/virtiofsd-go/fs"
+)
+
+// config is what the command line says.
+type config struct {
+	fs fs.Options
+
+	socketPath        string
+	deprecatedSocket  string
+	socketFD          int // -1: none
+	socketGroup       string
+	tag               string
+	queues            int
+	threadPoolSize    int
+	reconnect         bool
+	rlimitNofile      int64 // -1: as high as it goes, 0: unchanged
+	logLevel          logLevel
+	syslog            bool
+	sandbox           choice
+	seccomp           choice
+	compat            []string // the values of -o
+	debug             bool     // -d
+	foreground        bool     // -f
+	printCapabilities bool
+	version           bool
+	help              bool
+}
+
+// choice is a string that was checked against a list.
+type choice string
+
+func defaultConfig() *config {
+	return &config{
+		fs: fs.Options{
+			ReaddirPlus:       true,
+			AnnounceSubmounts: true,
+			InodeFileHandles:  fs.FileHandlesPrefer,
+		},
+		socketFD:       -1,
+		queues:         1,
+		threadPoolSize: defaultThreadPoolSize,
+		rlimitNofile:   -1,
+		logLevel:       levelInfo,
+		sandbox:        "none",
+		seccomp:        "none",
+	}
+}
+
+const (
+	defaultThreadPoolSize = 16
+	maxThreadPoolSize     = 1024
+	// maxRequestQueues is the number of request queues the device can have
+	// beside hiprio.
+	maxRequestQueues = 64
+	// maxTagLen is the size of the tag in virtio_fs_config.
+	maxTagLen = 36
+)
+
+// option is one row of the table of options.
+type option struct {
+	name  string // without the dashes; one letter for -o, -d, -f
+	short string // a second, one-letter name
+	arg   string // how --help calls the value; "" for a flag
+	// optional says that the value may be left out, and what it is then.
+	// Such a value can only be given with an equals sign.
+	optional string
+	def      string // the default as --help shows it
+	help     string
+	value    pflag.Value
+}
+
+// optionTable returns every option, each storing into c.
+func optionTable(c *config) []option {
+	o := &c.fs
+	return []option{
+		{name: "shared-dir", arg: "DIR", value: text(&o.SharedDir),
+			help: "The directory that the guest gets. Required."},
+		{name: "socket-path", arg: "PATH", value: text(&c.socketPath),
+			help: "Listen on this Unix socket. It is created with mode 0700 (0770 with --socket-group), an old one is replaced; PATH.pid is locked and holds the process id."},
+		{name: "socket", arg: "PATH", value: text(&c.deprecatedSocket),
+			help: "Deprecated name of --socket-path."},
+		{name: "fd", arg: "N", value: number(&c.socketFD, 0, 1<<30),
+			help: "Accept connections from this inherited listening socket instead of --socket-path."},
+		{name: "socket-group", arg: "GROUP", value: text(&c.socketGroup),
+			help: "Let the members of this group connect to the socket."},
+		{name: "tag", arg: "TAG", value: tagValue{&c.tag},
+			help: fmt.Sprintf("Offer the device's configuration space with this tag, 1 to %d bytes, for front-ends that read it from the daemon. QEMU's vhost-user-fs-pci has a tag of its own.", maxTagLen)},
+		{name: "queues", arg: "N", def: "1", value: number(&c.queues, 1, maxRequestQueues),
+			help: fmt.Sprintf("Request queues on offer, 1 to %d. The front-end asks for as many of them as it wants (num-request-queues with QEMU).", maxRequestQueues)},
+		{name: "reconnect", value: yes(&c.reconnect),
+			help: "Go on and wait for the next connection when the front-end goes away, instead of ending."},
+
+		{name: "cache", arg: "auto|always|never|metadata", def: "auto", value: oneOf(&o.Cache,
+			pair("auto", fs.CacheAuto), pair("always", fs.CacheAlways), pair("never", fs.CacheNever), pair("metadata", fs.CacheMetadata)),
+			help: "How long the guest may trust what it knows: a second for names and attributes (auto), a day (always), not at all (never), or a day for names and attributes and not at all for data (metadata)."},
+		{name: "writeback", value: yes(&o.Writeback),
+			help: "Let the guest cache writes. Only for a directory that nobody else writes to."},
+		{name: "allow-direct-io", value: yes(&o.AllowDirectIO),
+			help: "Open files with O_DIRECT on the host where the guest does."},
+		{name: "no-allow-direct-io", value: no(&o.AllowDirectIO),
+			help: "Drop O_DIRECT, so that the host caches the file. This is the default."},
+		{name: "allow-mmap", value: yes(&o.AllowMmap),
+			help: "With --cache=never or metadata: allow shared mappings of files in the guest. Only for a directory that nobody else writes to."},
+		{name: "no-readdirplus", value: no(&o.ReaddirPlus),
+			help: "List directories without looking up every entry. --cache=never implies it."},
+		{name: "readonly", value: yes(&o.ReadOnly),
+			help: "Refuse every change that the guest wants to make."},
+
+		{name: "xattr", value: yes(&o.Xattr),
+			help: "Serve extended attributes."},
+		{name: "posix-acl", arg: "never|auto|always", optional: "always", def: "never", value: negotiation(&o.PosixACL),
+			help: "POSIX access control lists; implies --xattr. auto uses them if the guest can, always refuses a guest that can't. Without a value: always."},
+		{name: "security-label", arg: "never|auto|always", optional: "always", def: "never", value: negotiation(&o.SecurityLabel),
+			help: "Store the security label (SELinux) that the guest gives a new file; implies --xattr. auto and always as for --posix-acl. Without a value: always."},
+		{name: "killpriv-v2", value: autoFlag{&o.KillprivV2, fs.On},
+			help: "Let the daemon clear set-id bits on write, truncate and chown, in place of the guest."},
+		{name: "no-killpriv-v2", value: autoFlag{&o.KillprivV2, fs.Off},
+			help: "Leave clearing set-id bits to the guest. This is the default."},
+		{name: "preserve-noatime", value: yes(&o.PreserveNoatime),
+			help: "Pass O_NOATIME on to the host instead of dropping it. Needs the right to use it on every file."},
+		{name: "posix-lock", value: yes(&o.PosixLock),
+			help: "Pass the fcntl locks of the guest on to the host, so that they hold against other guests and the host too."},
+		{name: "flock", value: yes(&o.Flock),
+			help: "Pass the flock locks of the guest on to the host."},
+		{name: "announce-submounts", value: yes(&o.AnnounceSubmounts),
+			help: "Show mounts below the shared directory as mounts in the guest. This is the default."},
+		{name: "no-announce-submounts", value: no(&o.AnnounceSubmounts),
+			help: "Show mounts below the shared directory as ordinary directories."},
+		{name: "inode-file-handles", arg: "never|prefer|mandatory", def: "prefer", value: oneOf(&o.InodeFileHandles,
+			pair("never", fs.FileHandlesNever), pair("prefer", fs.FileHandlesPrefer), pair("fallback", fs.FileHandlesPrefer), pair("mandatory", fs.FileHandlesMandatory)),
+			help: "Remember inodes by file handle, which keeps no descriptor open, where the file system has them (prefer), nowhere (never), or refuse other file systems (mandatory). Needs CAP_DAC_READ_SEARCH."},
+
+		{name: "thread-pool-size", arg: "N", def: fmt.Sprint(defaultThreadPoolSize), value: number(&c.threadPoolSize, 0, maxThreadPoolSize),
+			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed. 0: each queue serves one request after the other."},
+		{name: "rlimit-nofile", arg: "N", def: "min(1000000, /proc/sys/fs/nr_open)", value: number(&c.rlimitNofile, 0, 1<<40),
+			help: "Raise the limit of open files to N; 0 leaves it as it is."},
+		{name: "sandbox", arg: "none", def: "none", value: oneOf(&c.sandbox, pair[choice]("none", "none")),
+			help: "Isolation of the daemon. Only none is there: run it in a mount namespace or container of your own if the guest is not trusted."},
+		{name: "seccomp", arg: "none", def: "none", value: oneOf(&c.seccomp, pair[choice]("none", "none")),
+			help: "System call filter. Only none is there."},
+
+		{name: "log-level", arg: "off|error|warn|info|debug|trace", def: "info", value: oneOf(&c.logLevel,
+			pair("off", levelOff), pair("error", levelError), pair("warn", levelWarn), pair("info", levelInfo), pair("debug", levelDebug), pair("trace", levelTrace)),
+			help: "How much to log."},
+		{name: "syslog", value: yes(&c.syslog),
+			help: "Log to syslog instead of standard error."},
+		{name: "print-capabilities", value: yes(&c.printCapabilities),
+			help: "Print what the daemon can do, as JSON for management software, and exit."},
+
+		{name: "o", arg: "OPTION[,OPTION...]", value: (*textList)(&c.compat),
+			help: "Options in the format of the old C virtiofsd. Deprecated."},
+		{name: "d", value: yes(&c.debug), help: "Deprecated; use --log-level=debug."},
+		{name: "f", value: yes(&c.foreground), help: "Deprecated; has no effect."},
+		{name: "version", short: "V", value: yes(&c.version), help: "Print the version and exit."},
+		{name: "help", short: "h", value: yes(&c.help), help: "Print this text and exit."},
+	}
+}
+
+// elsewhere lists options of rust virtiofsd 1.14 that this daemon does not
+// have, with what to do instead.
+var elsewhere = map[string]string{
+	"xattrmap":                 "extended attributes reach the host under their own names; leave it out",
+	"modcaps":                  "capabilities are not dropped; start the daemon with the set it shall have",
+	"uid-map":                  "there is no user namespace to map into; start the daemon as root, or in a user namespace of your own (unshare --map-users)",
+	"gid-map":                  "there is no user namespace to map into; start the daemon as root, or in a user namespace of your own (unshare --map-groups)",
+	"translate-uid":            "user ids are not translated; use an idmapped mount of the shared directory",
+	"translate-gid":            "group ids are not translated; use an idmapped mount of the shared directory",
+	"migration-mode":           "the state of a guest can't be migrated; leave it out",
+	"migration-on-error":       "the state of a guest can't be migrated; leave it out",
+	"migration-verify-handles": "the state of a guest can't be migrated; leave it out",
+	"migration-confirm-paths":  "the state of a guest can't be migrated; leave it out",
+}
+
+// explain adds to the complaint about a value of an option, where there is more
+// to say than that it is wrong.
+func explain(name, value string) string {
+	switch {
+	case name == "sandbox" && (value == "namespace" || value == "chroot"):
+		return "the daemon can't isolate itself yet; use --sandbox=none, in a mount namespace or container of your own if the guest is not trusted"
+	case name == "seccomp" && (value == "kill" || value == "log" || value == "trap"):
+		return "the daemon has no system call filter yet; use --seccomp=none"
+	}
+	return ""
+}
+
+// check finds what is wrong with the options as a whole.
+func (c *config) check() error {
+	if c.deprecatedSocket != "" {
+		if c.socketPath != "" {
+			return usageError("--socket is the old name of --socket-path; give one of them")
+		}
+		c.socketPath = c.deprecatedSocket
+	}
+	switch {
+	case c.fs.SharedDir == "":
+		return usageError("--shared-dir is missing; it names the directory that the guest gets")
+	case c.socketPath == "" && c.socketFD < 0:
+		return usageError("--socket-path is missing; it names the socket to listen on (or --fd an inherited one)")
+	case c.socketPath != "" && c.socketFD >= 0:
+		return usageError("--fd and --socket-path exclude each other; give one of them")
+	case c.socketGroup != "" && c.socketFD >= 0:
+		return usageError("--socket-group has no effect on an inherited socket; leave it out with --fd")
+	}
+	if c.fs.Cache == fs.CacheNever {
+		c.fs.ReaddirPlus = false
+	}
+	if c.fs.PosixACL != fs.Off || c.fs.SecurityLabel != fs.Off {
+		c.fs.Xattr = true
+	}
+	if c.debug {
+		c.logLevel = levelDebug
+	}
+	return nil
+}
+
+// deprecated returns a warning for each deprecated option in use.
+func (c *config) deprecated(args []string) []string {
+	var w []string
+	if c.deprecatedSocket != "" {
+		w = append(w, "--socket is deprecated; use --socket-path")
+	}
+	if len(c.compat) > 0 {
+		w = append(w, "-o is deprecated; give the options by themselves, as --cache=auto for -o cache=auto")
+	}
+	if c.debug {
+		w = append(w, "-d is deprecated; use --log-level=debug")
+	}
+	if c.foreground {
+		w = append(w, "-f is deprecated and has no effect; leave it out")
+	}
+	for i, a := range args {
+		if a == "--inode-file-handles=fallback" || a == "fallback" && i > 0 && args[i-1] == "--inode-file-handles" {
+			w = append(w, "--inode-file-handles=fallback is deprecated; use prefer")
+		}
+	}
+	return w
+}
+
+// usageError is a fault of the command line: exit status 2.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+func usagef(format string, a ...any) error {
+	return usageError(strings.TrimSpace(fmt.Sprintf(format, a...)))
+}

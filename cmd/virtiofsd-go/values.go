@@ -1,0 +1,151 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/spf13/pflag"
+
+	"github.com/virtiofsd-go/virtiofsd-go/fs"
+)
+
+// The kinds of option values. Their Set gives errors that complete the
+// sentence "--option: ...".
+
+// flagValue is what pflag hands to Set for a flag that is given without a value.
+const flagValue = "true"
+
+var errNoValue = errors.New("takes no value")
+
+// flag sets *to when it is given.
+type flag struct {
+	to  *bool
+	val bool
+}
+
+func yes(to *bool) pflag.Value { return flag{to, true} }
+func no(to *bool) pflag.Value  { return flag{to, false} }
+
+func (f flag) Set(s string) error {
+	if s != flagValue {
+		return errNoValue
+	}
+	*f.to = f.val
+	return nil
+}
+func (f flag) String() string { return strconv.FormatBool(f.to != nil && *f.to == f.val) }
+func (flag) Type() string     { return "bool" }
+
+// autoFlag sets an fs.Auto to one value when it is given.
+type autoFlag struct {
+	to  *fs.Auto
+	val fs.Auto
+}
+
+func (f autoFlag) Set(s string) error {
+	if s != flagValue {
+		return errNoValue
+	}
+	*f.to = f.val
+	return nil
+}
+func (f autoFlag) String() string { return strconv.FormatBool(f.to != nil && *f.to == f.val) }
+func (autoFlag) Type() string     { return "bool" }
+
+// textValue is any string but the empty one.
+type textValue struct{ to *string }
+
+func text(to *string) pflag.Value { return textValue{to} }
+
+func (t textValue) Set(s string) error {
+	if s == "" {
+		return errors.New("may not be empty")
+	}
+	if strings.ContainsRune(s, 0) {
+		return errors.New("may not hold a NUL byte")
+	}
+	*t.to = s
+	return nil
+}
+func (textValue) String() string { return "" }
+func (textValue) Type() string   { return "text" }
+
+// textList collects the values of an option that may be given several times.
+type textList []string
+
+func (l *textList) Set(s string) error { *l = append(*l, s); return nil }
+func (*textList) String() string       { return "" }
+func (*textList) Type() string         { return "text" }
+
+// numberValue is a whole number in a range.
+type numberValue[T int | int64] struct {
+	to       *T
+	min, max T
+}
+
+func number[T int | int64](to *T, min, max T) pflag.Value { return numberValue[T]{to, min, max} }
+
+func (n numberValue[T]) Set(s string) error {
+	v, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || T(v) < n.min || T(v) > n.max {
+		return fmt.Errorf("%q is not a number from %d to %d", s, n.min, n.max)
+	}
+	*n.to = T(v)
+	return nil
+}
+func (numberValue[T]) String() string { return "" }
+func (numberValue[T]) Type() string   { return "number" }
+
+// namedValue is one of the values that an option can have.
+type namedValue[T any] struct {
+	name string
+	val  T
+}
+
+func pair[T any](name string, val T) namedValue[T] { return namedValue[T]{name, val} }
+
+type enumValue[T any] struct {
+	to   *T
+	vals []namedValue[T]
+}
+
+func oneOf[T any](to *T, vals ...namedValue[T]) pflag.Value { return enumValue[T]{to, vals} }
+
+func negotiation(to *fs.Auto) pflag.Value {
+	return oneOf(to, pair("never", fs.Off), pair("auto", fs.IfOffered), pair("always", fs.On))
+}
+
+func (e enumValue[T]) Set(s string) error {
+	names := make([]string, len(e.vals))
+	for i, v := range e.vals {
+		if v.name == s {
+			*e.to = v.val
+			return nil
+		}
+		names[i] = v.name
+	}
+	return fmt.Errorf("%q is not one of %s", s, strings.Join(names, ", "))
+}
+func (enumValue[T]) String() string { return "" }
+func (enumValue[T]) Type() string   { return "choice" }
+
+// tagValue is a tag that fits in virtio_fs_config and that Linux accepts.
+type tagValue struct{ to *string }
+
+func (t tagValue) Set(s string) error {
+	switch {
+	case s == "" || len(s) > maxTagLen:
+		return fmt.Errorf("must have 1 to %d bytes", maxTagLen)
+	case strings.ContainsAny(s, "\n\x00"):
+		return errors.New("may not hold a newline or a NUL byte")
+	case !utf8.ValidString(s):
+		return errors.New("must be UTF-8")
+	}
+	*t.to = s
+	return nil
+}
+func (tagValue) String() string { return "" }
+func (tagValue) Type() string   { return "tag" }
