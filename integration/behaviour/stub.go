@@ -1,11 +1,7 @@
 package behaviour
 
-func permissionCases() []testCase { return nil }
-func killprivCases() []testCase   { return nil }
-func timeCases() []testCase       { return nil }
+func timeCases() []testCase { return nil }
 
-var openCases []testCase
-var ownerCases []testCase
 var readWriteCases []testCase
 var truncateCases []testCase
 var fallocateCases []testCase
