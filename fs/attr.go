@@ -1,0 +1,256 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// getattr serves FUSE_GETATTR.
+func (t *Thread) getattr() (int, unix.Errno) {
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	return t.attrReply(n)
+}
+
+// attrReply answers with the attributes of n as they are now.
+func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
+	if e := t.stat(n, statxMask); e != 0 {
+		return 0, e
+	}
+	out := overlay[fuse.AttrOut](t.payload())
+	*out = fuse.AttrOut{}
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
+	fillAttr(&out.Attr, &t.st)
+	return sizeOf[fuse.AttrOut](), 0
+}
+
+// stat puts the attributes of n into t.st.
+func (t *Thread) stat(n *inode, mask int) unix.Errno {
+	fd, e := n.hold()
+	if e != 0 {
+		return e
+	}
+	defer n.drop()
+	return sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, mask, &t.st)
+}
+
+// statx serves FUSE_STATX, which the guest sends when it wants the birth time.
+func (t *Thread) statx() (int, unix.Errno) {
+	in := overlay[fuse.StatxIn](t.in)
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	fd, e := n.hold()
+	if e != 0 {
+		return 0, e
+	}
+	defer n.drop()
+	flags := unix.AT_EMPTY_PATH | unix.AT_SYMLINK_NOFOLLOW | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
+	if e := sysStatx(fd, emptyPath, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &t.st); e != 0 {
+		return 0, e
+	}
+	out := overlay[fuse.StatxOut](t.payload())
+	*out = fuse.StatxOut{}
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
+	out.FromStatx(&t.st)
+	out.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME
+	return sizeOf[fuse.StatxOut](), 0
+}
+
+// access serves FUSE_ACCESS. Guests mount with default_permissions and check
+// by themselves; what is left to the host is that a read-only share is one.
+func (t *Thread) access() (int, unix.Errno) {
+	in := overlay[fuse.AccessIn](t.in)
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	if in.Mask&^(fuse.R_OK|fuse.W_OK|fuse.X_OK) != 0 {
+		return 0, unix.EINVAL
+	}
+	if e := t.stat(n, unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID); e != 0 {
+		return 0, e
+	}
+	if in.Mask&fuse.W_OK != 0 && t.fs.opts.ReadOnly && n.typ != unix.S_IFIFO && n.typ != unix.S_IFSOCK {
+		return 0, unix.EROFS
+	}
+	if !allowed(uint32(t.st.Mode), t.st.Uid, t.st.Gid, t.hdr.Uid, t.hdr.Gid, in.Mask) {
+		return 0, unix.EACCES
+	}
+	return 0, 0
+}
+
+// allowed is generic_permission of the kernel for a caller of one group.
+func allowed(mode, fuid, fgid, uid, gid, mask uint32) bool {
+	if uid == invalidUID {
+		return true
+	}
+	if uid == 0 {
+		return mask&fuse.X_OK == 0 || mode&unix.S_IFMT == unix.S_IFDIR || mode&0o111 != 0
+	}
+	bits := mode
+	switch {
+	case uid == fuid:
+		bits = mode >> 6
+	case gid == fgid:
+		bits = mode >> 3
+	}
+	return bits&mask == mask
+}
+
+const setattrTimes = fuse.FATTR_ATIME | fuse.FATTR_MTIME | fuse.FATTR_ATIME_NOW | fuse.FATTR_MTIME_NOW
+
+// setattr serves FUSE_SETATTR. The parts are done in the order of the kernel's
+// notify_change: owner before mode, for a change of owner clears bits that the
+// mode may set again; size before times, for it changes them.
+func (t *Thread) setattr() (int, unix.Errno) {
+	in := overlay[fuse.SetAttrIn](t.in)
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 && in.Size > 1<<63-1 {
+		return 0, unix.EFBIG
+	}
+	fd, e := n.hold()
+	if e != 0 {
+		return 0, e
+	}
+	defer n.drop()
+	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		if e := t.chown(fd, in); e != 0 {
+			return 0, e
+		}
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		if e := t.truncate(n, in); e != 0 {
+			return 0, e
+		}
+	}
+	if in.Valid&fuse.FATTR_MODE != 0 {
+		if e := t.chmod(n, fd, in.Mode&0o7777); e != 0 {
+			return 0, e
+		}
+	}
+	if in.Valid&setattrTimes != 0 {
+		if e := t.utimens(fd, in); e != 0 {
+			return 0, e
+		}
+	}
+	return t.attrReply(n)
+}
+
+func (t *Thread) chown(fd int, in *fuse.SetAttrIn) unix.Errno {
+	uid, gid := uint32(invalidUID), uint32(invalidUID)
+	if in.Valid&fuse.FATTR_UID != 0 {
+		uid = in.Uid
+	}
+	if in.Valid&fuse.FATTR_GID != 0 {
+		gid = in.Gid
+	}
+	return sysFchownat(fd, uid, gid)
+}
+
+func (t *Thread) chmod(n *inode, fd int, mode uint32) unix.Errno {
+	if n.typ == unix.S_IFLNK {
+		return unix.EOPNOTSUPP
+	}
+	if !t.fs.noFchmodat2.Load() {
+		e := sysFchmodat2(fd, mode)
+		if e != unix.ENOSYS {
+			return e
+		}
+		t.fs.noFchmodat2.Store(true)
+	}
+	return sysChmod(t.fdName(fd), mode)
+}
+
+// truncate sets the size through the file handle that the guest names, or one
+// opened for it.
+func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
+	if t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+		t.cred.dropFsetid()
+		defer t.restoreCaps()
+	}
+	if in.Valid&fuse.FATTR_FH != 0 {
+		f, e := t.file(in.Fh, n)
+		if e != 0 {
+			return e
+		}
+		defer f.drop()
+		return errnoOf(unix.Ftruncate(f.fd, int64(in.Size)))
+	}
+	fd, e := n.openFile(t, unix.O_WRONLY|unix.O_NONBLOCK)
+	if e != 0 {
+		return e
+	}
+	defer unix.Close(fd)
+	return errnoOf(unix.Ftruncate(fd, int64(in.Size)))
+}
+
+func (t *Thread) utimens(fd int, in *fuse.SetAttrIn) unix.Errno {
+	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
+	ts := [2]unix.Timespec{omit, omit}
+	switch {
+	case in.Valid&fuse.FATTR_ATIME_NOW != 0:
+		ts[0].Nsec = unix.UTIME_NOW
+	case in.Valid&fuse.FATTR_ATIME != 0:
+		ts[0] = unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
+	}
+	switch {
+	case in.Valid&fuse.FATTR_MTIME_NOW != 0:
+		ts[1].Nsec = unix.UTIME_NOW
+	case in.Valid&fuse.FATTR_MTIME != 0:
+		ts[1] = unix.Timespec{Sec: int64(in.Mtime), Nsec: int64(in.Mtimensec)}
+	}
+	for i := range ts {
+		if ts[i].Nsec >= 1e9 && ts[i].Nsec != unix.UTIME_NOW && ts[i].Nsec != unix.UTIME_OMIT {
+			return unix.EINVAL
+		}
+	}
+	return sysUtimensat(fd, emptyPath, &ts, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// restoreCaps ends dropFsetid.
+func (t *Thread) restoreCaps() {
+	if !t.cred.restoreCaps() {
+		t.unfit = true
+		t.fs.stats.Bugs.Add(1)
+		t.fs.log.Error("a thread could not get its capabilities back and serves nothing more; restart the daemon")
+	}
+}
+
+// statfs serves FUSE_STATFS.
+func (t *Thread) statfs() (int, unix.Errno) {
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	fd, e := n.hold()
+	if e != 0 {
+		return 0, e
+	}
+	defer n.drop()
+	var st unix.Statfs_t
+	if e := sysFstatfs(fd, &st); e != 0 {
+		return 0, e
+	}
+	out := overlay[fuse.StatfsOut](t.payload())
+	*out = fuse.StatfsOut{Blocks: st.Blocks, Bfree: st.Bfree, Bavail: st.Bavail, Files: st.Files, Ffree: st.Ffree,
+		Bsize: uint32(st.Bsize), NameLen: uint32(st.Namelen), Frsize: uint32(st.Frsize)}
+	return sizeOf[fuse.StatfsOut](), 0
+}
+
+// errnoOf returns the errno that x/sys/unix wraps.
+func errnoOf(err error) unix.Errno {
+	if err == nil {
+		return 0
+	}
+	if e, ok := err.(unix.Errno); ok {
+		return e
+	}
+	return unix.EIO
+}

@@ -1,0 +1,106 @@
+package fs
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+const capFsetid = 4 // CAP_FSETID
+
+// identity is whom the host shall take the thread for while it creates a file.
+type identity struct {
+	uid, gid uint32
+	groups   []uint32 // supplementary groups that the guest named
+	umask    uint32
+	// anyGroup keeps CAP_DAC_OVERRIDE, for a guest that cannot say which of
+	// its groups gives the caller the right to write to the directory.
+	anyGroup bool
+}
+
+// credentials changes what one locked OS thread may do, and back. The changes
+// are made by raw system calls: they touch the calling thread only.
+type credentials struct {
+	privileged bool // may take other users' identities
+	uid, gid   uint32
+	caps       [2]capData // of the thread as it started
+}
+
+func newCredentials() credentials {
+	c := credentials{uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid())}
+	if sysCapget(&c.caps) == 0 {
+		const setuidSetgid = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
+		c.privileged = c.caps[0].effective&setuidSetgid == setuidSetgid
+	}
+	return c
+}
+
+const keepID = ^uintptr(0)
+
+// assume gives the thread the identity id. restore must follow, also after an
+// error, before the thread does anything else.
+func (c *credentials) assume(id *identity) unix.Errno {
+	if id.umask != 0 {
+		unix.RawSyscall(unix.SYS_UMASK, uintptr(id.umask), 0, 0)
+	}
+	if !c.privileged {
+		return 0
+	}
+	if len(id.groups) > 0 {
+		if e := sysSetgroups(id.groups); e != 0 {
+			return e
+		}
+	}
+	if id.gid != c.gid {
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, keepID, uintptr(id.gid), keepID); e != 0 {
+			return e
+		}
+	}
+	if id.uid != c.uid {
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keepID, uintptr(id.uid), keepID); e != 0 {
+			return e
+		}
+		if id.anyGroup {
+			// The permitted set outlives a change of the effective uid alone.
+			caps := c.caps
+			caps[0].effective &= 1 << unix.CAP_DAC_OVERRIDE
+			caps[1].effective = 0
+			return sysCapset(&caps)
+		}
+	}
+	return 0
+}
+
+// restore undoes assume. It reports failure, after which the thread must not
+// serve any further request.
+func (c *credentials) restore(id *identity) bool {
+	ok := true
+	if id.umask != 0 {
+		unix.RawSyscall(unix.SYS_UMASK, 0, 0, 0)
+	}
+	if !c.privileged {
+		return true
+	}
+	if id.uid != c.uid {
+		_, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keepID, uintptr(c.uid), keepID)
+		ok = ok && e == 0
+		ok = sysCapset(&c.caps) == 0 && ok
+	}
+	if id.gid != c.gid {
+		_, _, e := unix.RawSyscall(unix.SYS_SETRESGID, keepID, uintptr(c.gid), keepID)
+		ok = ok && e == 0
+	}
+	if len(id.groups) > 0 {
+		ok = sysSetgroups(nil) == 0 && ok
+	}
+	return ok
+}
+
+// dropFsetid takes CAP_FSETID from the thread, so that the host clears the
+// set-user-ID and set-group-ID bits as it does for an ordinary writer.
+func (c *credentials) dropFsetid() {
+	caps := c.caps
+	caps[0].effective &^= 1 << capFsetid
+	sysCapset(&caps)
+}
+
+// restoreCaps undoes dropFsetid.
+func (c *credentials) restoreCaps() bool { return sysCapset(&c.caps) == 0 }

@@ -1,0 +1,215 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// read serves FUSE_READ: from the file to the guest's pages, without a copy. On
+// a queue's reader only what is in the page cache is read.
+func (t *Thread) read() (int, unix.Errno) {
+	in := overlay[fuse.ReadIn](t.in)
+	n, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	size := min(int(in.Size), t.rep.Len(), maxWrite)
+	if in.Offset > 1<<63-1 {
+		return 0, unix.EINVAL
+	}
+	off := int64(in.Offset)
+	if t.mayBlock {
+		return t.readAll(f, off, size)
+	}
+	if !n.mnt.nowait.Load() || f.flags&unix.O_DIRECT != 0 {
+		return t.again()
+	}
+	done := 0
+	for done < size {
+		got, err := t.rep.ReadFrom(f.fd, off+int64(done), size-done, unix.RWF_NOWAIT)
+		switch errnoOf(err) {
+		case 0:
+		case unix.EAGAIN:
+			return t.again()
+		case unix.EOPNOTSUPP:
+			n.mnt.nowait.Store(false)
+			return t.again()
+		case unix.EINTR:
+			continue
+		default:
+			return 0, errnoOf(err)
+		}
+		if got == 0 {
+			break
+		}
+		t.rep.Skip(got)
+		done += got
+	}
+	return done, 0
+}
+
+func (t *Thread) readAll(f *file, off int64, size int) (int, unix.Errno) {
+	done := 0
+	for done < size {
+		got, err := t.rep.ReadFrom(f.fd, off+int64(done), size-done, 0)
+		if e := errnoOf(err); e == unix.EINTR {
+			continue
+		} else if e != 0 {
+			if done > 0 {
+				break
+			}
+			return 0, e
+		}
+		if got == 0 {
+			break
+		}
+		t.rep.Skip(got)
+		done += got
+		if f.flags&unix.O_DIRECT != 0 {
+			// The rest of a direct read need not be aligned.
+			break
+		}
+	}
+	return done, 0
+}
+
+// write serves FUSE_WRITE.
+func (t *Thread) write() (int, unix.Errno) {
+	in := overlay[fuse.WriteIn](t.in)
+	n, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	if int(in.Size) > t.req.Len() || in.Size > maxWrite {
+		t.fs.bad("write", "a WRITE announces more data than it holds")
+		return 0, unix.EINVAL
+	}
+	if in.Offset > 1<<63-1-uint64(in.Size) {
+		return 0, unix.EFBIG
+	}
+	if !t.mayBlock && (n.mnt.slow || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
+		return t.again()
+	}
+	flags := 0
+	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&writeCache == 0 && !t.session.has(fuse.CAP_WRITEBACK_CACHE) {
+		// Another guest or the host may have moved the end of the file.
+		flags = unix.RWF_APPEND
+	}
+	if in.WriteFlags&writeKillSuidgid != 0 && t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
+		t.cred.dropFsetid()
+		defer t.restoreCaps()
+	}
+	done := 0
+	for done < int(in.Size) {
+		put, err := t.req.WriteTo(f.fd, int64(in.Offset)+int64(done), int(in.Size)-done, flags)
+		if e := errnoOf(err); e == unix.EINTR {
+			continue
+		} else if e != 0 {
+			if done > 0 {
+				break
+			}
+			return 0, e
+		}
+		if put == 0 {
+			break
+		}
+		t.req.Skip(put)
+		done += put
+	}
+	out := overlay[fuse.WriteOut](t.payload())
+	*out = fuse.WriteOut{Size: uint32(done)}
+	return sizeOf[fuse.WriteOut](), 0
+}
+
+// lseek serves FUSE_LSEEK, for SEEK_DATA and SEEK_HOLE.
+func (t *Thread) lseek() (int, unix.Errno) {
+	in := overlay[fuse.LseekIn](t.in)
+	_, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return 0, unix.EINVAL
+	}
+	off, err := unix.Seek(f.fd, int64(in.Offset), int(in.Whence))
+	if err != nil {
+		return 0, errnoOf(err)
+	}
+	out := overlay[fuse.LseekOut](t.payload())
+	out.Offset = uint64(off)
+	return sizeOf[fuse.LseekOut](), 0
+}
+
+// fallocate serves FUSE_FALLOCATE with every mode that the host takes.
+func (t *Thread) fallocate() (int, unix.Errno) {
+	in := overlay[fuse.FallocateIn](t.in)
+	_, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	if t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && t.hdr.Uid != 0 {
+		// The request has no flag for it, and the guest leaves it to us.
+		t.cred.dropFsetid()
+		defer t.restoreCaps()
+	}
+	for {
+		e := errnoOf(unix.Fallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length)))
+		if e != unix.EINTR {
+			return 0, e
+		}
+	}
+}
+
+// copyFileRange serves FUSE_COPY_FILE_RANGE, whose reply counts in 32 bits.
+func (t *Thread) copyFileRange() (int, unix.Errno) {
+	done, e := t.copyRange(1<<32 - 4096)
+	if e != 0 {
+		return 0, e
+	}
+	out := overlay[fuse.WriteOut](t.payload())
+	*out = fuse.WriteOut{Size: uint32(done)}
+	return sizeOf[fuse.WriteOut](), 0
+}
+
+// copyFileRange64 serves FUSE_COPY_FILE_RANGE_64.
+func (t *Thread) copyFileRange64() (int, unix.Errno) {
+	done, e := t.copyRange(1<<63 - 1)
+	if e != 0 {
+		return 0, e
+	}
+	out := overlay[copyFileRangeOut](t.payload())
+	out.BytesCopied = uint64(done)
+	return sizeOf[copyFileRangeOut](), 0
+}
+
+func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
+	in := overlay[fuse.CopyFileRangeIn](t.in)
+	_, src, e := t.openFile(in.FhIn)
+	if e != 0 {
+		return 0, e
+	}
+	defer src.drop()
+	out, e := t.nodeByID(in.NodeIdOut)
+	if e != 0 {
+		return 0, e
+	}
+	dst, e := t.file(in.FhOut, out)
+	if e != 0 {
+		return 0, e
+	}
+	defer dst.drop()
+	if in.Flags != 0 || in.OffIn > 1<<63-1 || in.OffOut > 1<<63-1 {
+		return 0, unix.EINVAL
+	}
+	from, to := int64(in.OffIn), int64(in.OffOut)
+	for {
+		n, err := unix.CopyFileRange(src.fd, &from, dst.fd, &to, int(min(in.Len, most)), 0)
+		if e := errnoOf(err); e != unix.EINTR {
+			return n, e
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package fs
+
+import (
+	"encoding/binary"
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// dirStream is the position of an open directory.
+type dirStream struct {
+	mu  sync.Mutex // held over one READDIR
+	pos uint64     // the offset at which the descriptor goes on
+}
+
+const (
+	// Layout of struct linux_dirent64.
+	direntOff  = 8
+	direntLen  = 16
+	direntType = 18
+	direntName = 19
+
+	// direntMin is the room below which no further entry is tried for.
+	direntMin = 512
+)
+
+// opendir serves FUSE_OPENDIR.
+func (t *Thread) opendir() (int, unix.Errno) {
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	if n.typ != unix.S_IFDIR {
+		return 0, unix.ENOTDIR
+	}
+	if e := t.fs.budget.reserveFile(); e != 0 {
+		return 0, e
+	}
+	fd, e := n.openFile(t, unix.O_RDONLY)
+	if e != 0 {
+		t.fs.budget.release()
+		return 0, e
+	}
+	out := overlay[fuse.OpenOut](t.payload())
+	*out = fuse.OpenOut{Fh: t.fs.addFile(fd, n, unix.O_RDONLY|unix.O_DIRECTORY)}
+	switch t.fs.opts.Cache {
+	case CacheAlways, CacheMetadata:
+		out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+	}
+	return sizeOf[fuse.OpenOut](), 0
+}
+
+// readdir serves FUSE_READDIR.
+func (t *Thread) readdir() (int, unix.Errno) { return t.list(false) }
+
+// readdirplus serves FUSE_READDIRPLUS: every entry but "." and ".." carries a
+// lookup.
+func (t *Thread) readdirplus() (int, unix.Errno) { return t.list(true) }
+
+func (t *Thread) list(plus bool) (int, unix.Errno) {
+	in := overlay[fuse.ReadIn](t.in)
+	n, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	if n.typ != unix.S_IFDIR {
+		return 0, unix.ENOTDIR
+	}
+	dirfd, e := n.hold()
+	if e != 0 {
+		return 0, e
+	}
+	defer n.drop()
+	f.dir.mu.Lock()
+	defer f.dir.mu.Unlock()
+	if in.Offset != f.dir.pos {
+		if _, err := unix.Seek(f.fd, int64(in.Offset), unix.SEEK_SET); err != nil {
+			return 0, errnoOf(err)
+		}
+		f.dir.pos = in.Offset
+	}
+	out := t.payload()[:min(int(in.Size), t.rep.Len(), replyMax)]
+	done := 0
+	for {
+		// A host entry is never longer than the guest's, so no more than a
+		// few are read that do not fit.
+		room := len(out) - done
+		if plus {
+			room /= 4
+		}
+		if done > 0 && room < direntMin {
+			break
+		}
+		got, e := sysGetdents(f.fd, t.dirents[:min(max(room, direntMin), direntBuf)])
+		if e != 0 && done == 0 {
+			return 0, e
+		}
+		if e != 0 || got == 0 {
+			break
+		}
+		size, last, full, e := t.convert(out[done:], t.dirents[:got], n, dirfd, plus)
+		done += size
+		if size > 0 {
+			f.dir.pos = last
+		}
+		if full {
+			// The descriptor is ahead of the guest now.
+			unix.Seek(f.fd, int64(f.dir.pos), unix.SEEK_SET)
+			if done == 0 {
+				return 0, unix.EINVAL
+			}
+			break
+		}
+		if e != 0 {
+			break
+		}
+	}
+	if _, err := t.rep.CopyIn(out[:done]); err != nil {
+		return 0, unix.EFAULT
+	}
+	return done, 0
+}
+
+// convert turns the host's entries in b into the guest's in out. last is the
+// offset behind the last one converted; full says that one did not fit.
+func (t *Thread) convert(out, b []byte, dir *inode, dirfd int, plus bool) (size int, last uint64, full bool, e unix.Errno) {
+	head := 0
+	if plus {
+		head = sizeOf[fuse.EntryOut]()
+	}
+	for len(b) >= direntName {
+		reclen := int(binary.NativeEndian.Uint16(b[direntLen:]))
+		if reclen < direntName || reclen > len(b) {
+			return size, last, false, unix.EIO
+		}
+		rec := b[:reclen]
+		end := direntName
+		for end < reclen && rec[end] != 0 {
+			end++
+		}
+		if end == reclen {
+			return size, last, false, unix.EIO
+		}
+		name := cstr(rec[direntName : end+1])
+		nameLen := len(name) - 1
+		need := head + sizeOf[direntHeader]() + (nameLen+7)&^7
+		if need > len(out)-size {
+			return size, last, true, 0
+		}
+		to := out[size : size+need]
+		clear(to)
+		de := overlay[direntHeader](to[head:])
+		de.Ino = binary.NativeEndian.Uint64(rec)
+		de.Off = binary.NativeEndian.Uint64(rec[direntOff:])
+		de.NameLen = uint32(nameLen)
+		de.Typ = uint32(rec[direntType])
+		copy(to[head+sizeOf[direntHeader]():], name[:nameLen])
+		dots := nameLen == 1 && name[0] == '.' || nameLen == 2 && name[0] == '.' && name[1] == '.'
+		if dots && dir.id == rootID {
+			// What is above the shared directory is nobody's business.
+			de.Ino = dir.key.ino
+		}
+		if plus && !dots {
+			t.entryPlus(overlay[fuse.EntryOut](to), de, dir, dirfd, name)
+		}
+		size += need
+		last = de.Off
+		b = b[reclen:]
+	}
+	return size, last, false, 0
+}
+
+// entryPlus looks up one entry of a directory being read. An entry that can't
+// be looked up (it may be gone by now) is left with nodeid 0, and the guest
+// looks it up itself if it needs it.
+func (t *Thread) entryPlus(out *fuse.EntryOut, de *direntHeader, dir *inode, dirfd int, name cstr) {
+	n, e := t.resolve(dirfd, name)
+	if e != 0 {
+		return
+	}
+	t.entry(out, dir, n)
+	de.Ino = t.st.Ino
+	de.Typ = uint32(t.st.Mode) >> 12
+}

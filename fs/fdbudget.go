@@ -1,0 +1,68 @@
+package fs
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// fdBudget bounds the descriptors held for the guest, so that the daemon always
+// has some left for itself. Inodes that can be opened again by file handle give
+// theirs up when the budget runs out.
+type fdBudget struct {
+	fs    *FS
+	limit int64 // 0: none
+	pins  int64 // inodes' share of limit while handles work
+	count atomic.Int64
+
+	mu   sync.Mutex // held over one sweep
+	hand uint32     // where the next sweep starts, guarded by mu
+}
+
+const sweepGoal = 64
+
+// reserveInode takes one descriptor for an inode.
+func (b *fdBudget) reserveInode() unix.Errno { return b.reserve(b.pins) }
+
+// reserveFile takes one descriptor for an open file.
+func (b *fdBudget) reserveFile() unix.Errno { return b.reserve(b.limit) }
+
+func (b *fdBudget) reserve(soft int64) unix.Errno {
+	n := b.count.Add(1)
+	if b.limit == 0 || n <= soft {
+		return 0
+	}
+	b.sweep()
+	if b.count.Load() > b.limit {
+		b.count.Add(-1)
+		return unix.ENFILE
+	}
+	return 0
+}
+
+func (b *fdBudget) release() { b.count.Add(-1) }
+
+// sweep closes descriptors of inodes that were not used since the last one came
+// by, and at the second round of any that are idle.
+func (b *fdBudget) sweep() {
+	if !b.mu.TryLock() {
+		return
+	}
+	defer b.mu.Unlock()
+	closed, seen := 0, 0
+	limit := 4 * b.fs.inodes.byID.len()
+	for round := 0; round < 2 && closed < sweepGoal && seen < limit; round++ {
+		b.hand = b.fs.inodes.byID.each(b.hand, func(_ uint64, n *inode) bool {
+			seen++
+			if n.used.Load() {
+				n.used.Store(false)
+				return true
+			}
+			if n.unpin() {
+				closed++
+			}
+			return closed < sweepGoal
+		})
+	}
+}

@@ -1,0 +1,163 @@
+package fs
+
+import (
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// file is an open file or directory that the guest has a handle of.
+type file struct {
+	id    uint64
+	fd    int
+	inode *inode
+	flags int // open(2) flags of fd, as the guest asked for them
+	// refs counts the handle itself and every request that uses it.
+	refs atomic.Int32
+	dir  dirStream
+	fs   *FS
+}
+
+// addFile gives the guest a handle of the open descriptor fd, which has been
+// taken out of the budget and belongs to the handle from now on.
+func (f *FS) addFile(fd int, n *inode, flags int) uint64 {
+	n.openHandles.Add(1)
+	id, _ := f.files.add(func(id uint64, of *file) {
+		of.id, of.fd, of.inode, of.flags, of.fs = id, fd, n, flags, f
+		of.refs.Store(1)
+	})
+	return id
+}
+
+// file returns the open file fh of the inode n; it must be dropped.
+func (t *Thread) file(fh uint64, n *inode) (*file, unix.Errno) {
+	f := t.fs.files.get(fh)
+	if f == nil || f.inode != n || !f.hold() {
+		t.fs.bad("handle", "a request names a file handle that the guest does not have, or not of that inode")
+		return nil, unix.EBADF
+	}
+	return f, 0
+}
+
+// openFile returns the inode of the request and its open file fh, which must be
+// dropped.
+func (t *Thread) openFile(fh uint64) (*inode, *file, unix.Errno) {
+	n, e := t.node()
+	if e != 0 {
+		return nil, nil, e
+	}
+	f, e := t.file(fh, n)
+	return n, f, e
+}
+
+func (f *file) hold() bool {
+	for {
+		n := f.refs.Load()
+		if n <= 0 {
+			return false
+		}
+		if f.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// drop ends one use; the descriptor is closed with the last.
+func (f *file) drop() {
+	if f.refs.Add(-1) > 0 {
+		return
+	}
+	unix.Close(f.fd)
+	f.fs.budget.release()
+	f.inode.openHandles.Add(-1)
+}
+
+// closeAllFiles drops every handle of the guest.
+func (f *FS) closeAllFiles() {
+	var all []*file
+	f.files.each(0, func(_ uint64, of *file) bool {
+		all = append(all, of)
+		return true
+	})
+	for _, of := range all {
+		if f.files.remove(of.id) {
+			of.drop()
+		}
+	}
+}
+
+// release serves FUSE_RELEASE and FUSE_RELEASEDIR. Linux sends them in the
+// background and ignores the answer.
+func (t *Thread) release() (int, unix.Errno) {
+	in := overlay[fuse.ReleaseIn](t.in)
+	f := t.fs.files.get(in.Fh)
+	if f == nil || f.inode.id != t.hdr.NodeId || !t.fs.files.remove(in.Fh) {
+		t.fs.bad("handle", "RELEASE names a file handle that the guest does not have")
+		return 0, unix.EBADF
+	}
+	f.drop()
+	if t.session.has(fuse.CAP_FLOCK_LOCKS) {
+		t.fs.locks.wake()
+	}
+	return 0, 0
+}
+
+// flush serves FUSE_FLUSH, sent at every close(2) in the guest. Closing a
+// duplicate makes the host's file system do what it does at close, and report
+// the errors that it reports there.
+func (t *Thread) flush() (int, unix.Errno) {
+	in := overlay[fuse.FlushIn](t.in)
+	n, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	if !t.mayBlock && n.mnt.slow {
+		return t.again()
+	}
+	if t.session.has(fuse.CAP_POSIX_LOCKS) {
+		t.fs.dropOwner(n, in.LockOwner)
+	}
+	if !n.mnt.slow {
+		// No local file system has anything to do or to say at close.
+		return 0, 0
+	}
+	fd, err := unix.FcntlInt(uintptr(f.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return 0, errnoOf(err)
+	}
+	return 0, errnoOf(unix.Close(fd))
+}
+
+// fsync serves FUSE_FSYNC.
+func (t *Thread) fsync() (int, unix.Errno) {
+	in := overlay[fuse.FsyncIn](t.in)
+	_, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	if in.FsyncFlags&fsyncFdatasync != 0 {
+		return 0, errnoOf(unix.Fdatasync(f.fd))
+	}
+	return 0, errnoOf(unix.Fsync(f.fd))
+}
+
+// fsyncdir serves FUSE_FSYNCDIR.
+func (t *Thread) fsyncdir() (int, unix.Errno) { return t.fsync() }
+
+// syncfs serves FUSE_SYNCFS, sent for the root of each superblock of the guest.
+func (t *Thread) syncfs() (int, unix.Errno) {
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	// syncfs(2) does not take an O_PATH descriptor.
+	fd, e := n.openFile(t, unix.O_RDONLY|unix.O_NONBLOCK)
+	if e != 0 {
+		return 0, e
+	}
+	defer unix.Close(fd)
+	return 0, errnoOf(unix.Syncfs(fd))
+}

@@ -1,0 +1,133 @@
+package fs
+
+import (
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+const day = 24 * time.Hour
+
+// timeouts returns how long the guest may keep names and attributes.
+func (c CachePolicy) timeouts() (entry, attr time.Duration) {
+	switch c {
+	case CacheNever:
+		return 0, 0
+	case CacheAlways, CacheMetadata:
+		return day, day
+	default:
+		return time.Second, time.Second
+	}
+}
+
+// init serves FUSE_INIT. A guest that comes with a second one without DESTROY
+// has been reset: what the first one had is dropped.
+func (t *Thread) init() (int, unix.Errno) {
+	in := overlay[fuse.InitIn](t.pad(sizeOf[fuse.InitIn]()))
+	out := overlay[fuse.InitOut](t.payload())
+	*out = fuse.InitOut{Major: protoMajor, Minor: protoMinor}
+	if in.Major > protoMajor {
+		// The guest asks again with our version, fuse_init in the protocol's header.
+		return sizeOf[fuse.InitOut](), 0
+	}
+	if in.Major < protoMajor || in.Minor < protoMinorMin {
+		t.fs.log.Error("the guest's FUSE protocol is too old; update the guest's kernel", "major", in.Major, "minor", in.Minor, "needs", "7.27")
+		return 0, unix.EPROTO
+	}
+	offered := uint64(in.Flags)
+	if offered&fuse.CAP_INIT_EXT != 0 {
+		offered |= uint64(in.Flags2) << 32
+	}
+	flags, e := t.fs.negotiate(offered)
+	if e != 0 {
+		return 0, e
+	}
+	t.fs.Reset()
+	out.Minor = min(in.Minor, protoMinor)
+	out.MaxReadAhead = in.MaxReadAhead
+	out.Flags = uint32(flags)
+	out.Flags2 = uint32(flags >> 32)
+	out.MaxBackground = 1<<16 - 1
+	out.CongestionThreshold = (1<<16 - 1) / 4 * 3
+	out.MaxWrite = maxWrite
+	out.TimeGran = 1
+	if flags&fuse.CAP_MAX_PAGES != 0 {
+		out.MaxPages = maxPages
+	}
+	t.fs.session.Store(&session{flags: flags, offered: offered, minor: out.Minor, maxWrite: maxWrite})
+	return sizeOf[fuse.InitOut](), 0
+}
+
+// pad returns the request, extended by zeros to n bytes where it is shorter.
+func (t *Thread) pad(n int) []byte {
+	if len(t.in) < n {
+		clear(t.inBuf[len(t.in):n])
+		return t.inBuf[:n]
+	}
+	return t.in
+}
+
+// negotiate picks the flags of the INIT reply out of those the guest offers.
+func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
+	var want uint64 = fuse.CAP_ASYNC_READ | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_BIG_WRITES | fuse.CAP_PARALLEL_DIROPS |
+		fuse.CAP_ASYNC_DIO | fuse.CAP_AUTO_INVAL_DATA | fuse.CAP_IOCTL_DIR | fuse.CAP_MAX_PAGES | fuse.CAP_INIT_EXT |
+		fuse.CAP_CREATE_SUPP_GROUP | fuse.CAP_ALLOW_IDMAP
+	if f.opts.ReaddirPlus {
+		want |= fuse.CAP_READDIRPLUS | fuse.CAP_READDIRPLUS_AUTO
+	}
+	if f.opts.Writeback {
+		want |= fuse.CAP_WRITEBACK_CACHE
+	}
+	if f.opts.Cache == CacheAlways {
+		want |= fuse.CAP_CACHE_SYMLINKS
+	}
+	if f.opts.AnnounceSubmounts {
+		want |= fuse.CAP_SUBMOUNTS
+	}
+	if f.opts.AllowMmap {
+		want |= fuse.CAP_DIRECT_IO_ALLOW_MMAP
+	}
+	if f.opts.PosixLock {
+		want |= fuse.CAP_POSIX_LOCKS
+	}
+	if f.opts.Flock {
+		want |= fuse.CAP_FLOCK_LOCKS
+	}
+	flags := want & offered
+	for _, o := range []struct {
+		option Auto
+		name   string
+		needs  uint64
+	}{
+		{f.opts.PosixACL, "--posix-acl", fuse.CAP_POSIX_ACL | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT},
+		{f.opts.SecurityLabel, "--security-label", fuse.CAP_SECURITY_CTX},
+		{f.opts.KillprivV2, "--killpriv-v2", fuse.CAP_HANDLE_KILLPRIV_V2},
+	} {
+		switch {
+		case o.option == Off:
+		case offered&o.needs == o.needs:
+			flags |= o.needs
+		case o.option == On && o.needs != fuse.CAP_HANDLE_KILLPRIV_V2:
+			f.log.Error("the guest's kernel lacks what an option needs, so it can't mount; take the option away or update the guest", "option", o.name)
+			return 0, unix.EPROTO
+		case o.option == On:
+			f.log.Warn("the guest's kernel lacks what an option needs; the option has no effect", "option", o.name)
+		}
+	}
+	return flags, 0
+}
+
+// destroy serves FUSE_DESTROY: the last mount is gone, and so are all files and
+// inodes; a new INIT may follow.
+func (t *Thread) destroy() (int, unix.Errno) {
+	t.fs.Reset()
+	return 0, 0
+}
+
+// interrupt serves FUSE_INTERRUPT, which Linux never sends over virtio-fs.
+func (t *Thread) interrupt() (int, unix.Errno) {
+	in := overlay[interruptIn](t.in)
+	t.fs.locks.cancel(in.Unique)
+	return 0, 0
+}

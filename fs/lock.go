@@ -1,0 +1,353 @@
+package fs
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
+)
+
+// lockWaits holds the locks that guests have asked for with the forwarding
+// options. A fcntl lock of the guest belongs to a process (the lock owner) and
+// an inode; on the host it is an open file description lock of a descriptor
+// opened for just that pair. A flock lock belongs to the guest's open file and
+// is taken on the descriptor of that.
+type lockWaits struct {
+	mu      sync.Mutex
+	owners  map[lockOwner]*ownerFile
+	stopped map[int]bool // queues that are being stopped
+
+	// changed is closed and replaced whenever a lock is given back here or a
+	// wait has to end.
+	changed  chan struct{}
+	canceled map[uint64]bool // requests that FUSE_INTERRUPT named
+	waiting  map[uint64]bool
+}
+
+type lockOwner struct {
+	inode *inode
+	owner uint64
+}
+
+type ownerFile struct {
+	fd   int
+	refs int
+}
+
+const (
+	lockPollMin = time.Millisecond
+	lockPollMax = 64 * time.Millisecond
+)
+
+func (l *lockWaits) wakeLocked() {
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+func (l *lockWaits) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wakeLocked()
+}
+
+func (l *lockWaits) interrupt(q int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped == nil {
+		l.stopped = make(map[int]bool)
+	}
+	l.stopped[q] = true
+	l.wakeLocked()
+}
+
+func (l *lockWaits) resume(q int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.stopped, q)
+}
+
+// cancel ends the wait of the request unique with EINTR.
+func (l *lockWaits) cancel(unique uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting[unique] {
+		l.canceled[unique] = true
+		l.wakeLocked()
+	}
+}
+
+// wait sleeps until a lock may have been given back: at once where the guest
+// did it through this daemon, after d where somebody else did.
+func (l *lockWaits) wait(q int, unique uint64, d time.Duration) (device.Verdict, unix.Errno) {
+	l.mu.Lock()
+	if l.stopped[q] {
+		l.mu.Unlock()
+		return device.Requeue, 0
+	}
+	if l.canceled[unique] {
+		l.mu.Unlock()
+		return device.Done, unix.EINTR
+	}
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	changed := l.changed
+	l.mu.Unlock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	}
+	return device.Done, 0
+}
+
+func (l *lockWaits) begin(unique uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting == nil {
+		l.waiting, l.canceled = make(map[uint64]bool), make(map[uint64]bool)
+	}
+	l.waiting[unique] = true
+}
+
+func (l *lockWaits) end(unique uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.waiting, unique)
+	delete(l.canceled, unique)
+}
+
+// ownerFD returns the descriptor that carries the locks of owner on n; it must
+// be dropped by the function returned.
+func (t *Thread) ownerFD(n *inode, owner uint64, open bool) (*ownerFile, unix.Errno) {
+	l := &t.fs.locks
+	key := lockOwner{n, owner}
+	l.mu.Lock()
+	if of := l.owners[key]; of != nil {
+		of.refs++
+		l.mu.Unlock()
+		return of, 0
+	}
+	l.mu.Unlock()
+	if !open {
+		return nil, 0
+	}
+	if e := t.fs.budget.reserveFile(); e != 0 {
+		return nil, unix.ENOLCK
+	}
+	fd, e := n.openFile(t, unix.O_RDWR|unix.O_NONBLOCK)
+	if e == unix.EACCES || e == unix.EROFS || e == unix.ETXTBSY || e == unix.EPERM {
+		fd, e = n.openFile(t, unix.O_RDONLY|unix.O_NONBLOCK)
+	}
+	if e != 0 {
+		t.fs.budget.release()
+		return nil, e
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if of := l.owners[key]; of != nil {
+		unix.Close(fd)
+		t.fs.budget.release()
+		of.refs++
+		return of, 0
+	}
+	if l.owners == nil {
+		l.owners = make(map[lockOwner]*ownerFile)
+	}
+	of := &ownerFile{fd: fd, refs: 2}
+	l.owners[key] = of
+	return of, 0
+}
+
+func (f *FS) dropOwnerFile(of *ownerFile) {
+	f.locks.mu.Lock()
+	of.refs--
+	gone := of.refs == 0
+	f.locks.mu.Unlock()
+	if gone {
+		unix.Close(of.fd)
+		f.budget.release()
+		f.locks.wake()
+	}
+}
+
+// dropOwner gives back every fcntl lock of owner on n, as a close in the guest does.
+func (f *FS) dropOwner(n *inode, owner uint64) {
+	l := &f.locks
+	key := lockOwner{n, owner}
+	l.mu.Lock()
+	of := l.owners[key]
+	delete(l.owners, key)
+	l.mu.Unlock()
+	if of == nil {
+		return
+	}
+	// A request of the same owner may still be using the descriptor.
+	lk := unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET}
+	sysFcntlLock(of.fd, unix.F_OFD_SETLK, &lk)
+	f.dropOwnerFile(of)
+	l.wake()
+}
+
+// dropAllOwners gives back every fcntl lock.
+func (f *FS) dropAllOwners() {
+	f.locks.mu.Lock()
+	var keys []lockOwner
+	for k := range f.locks.owners {
+		keys = append(keys, k)
+	}
+	f.locks.mu.Unlock()
+	for _, k := range keys {
+		f.dropOwner(k.inode, k.owner)
+	}
+}
+
+// hostLock turns struct fuse_file_lock into the host's. FUSE ends a lock at its
+// last byte, OFFSET_MAX for none.
+func hostLock(in *fuse.FileLock) (unix.Flock_t, unix.Errno) {
+	const offsetMax = 1<<63 - 1
+	lk := unix.Flock_t{Type: int16(in.Typ), Whence: unix.SEEK_SET, Start: int64(in.Start)}
+	if in.Start > offsetMax || in.End > offsetMax || in.End < in.Start || in.Typ > unix.F_UNLCK {
+		return lk, unix.EINVAL
+	}
+	if in.End != offsetMax {
+		lk.Len = int64(in.End - in.Start + 1)
+	}
+	return lk, 0
+}
+
+// getlk serves FUSE_GETLK.
+func (t *Thread) getlk() (int, unix.Errno) {
+	if !t.session.has(fuse.CAP_POSIX_LOCKS) {
+		return 0, unix.ENOSYS
+	}
+	in := overlay[fuse.LkIn](t.in)
+	n, f, e := t.openFile(in.Fh)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	lk, e := hostLock(&in.Lk)
+	if e != 0 {
+		return 0, e
+	}
+	of, e := t.ownerFD(n, in.Owner, true)
+	if e != 0 {
+		return 0, e
+	}
+	defer t.fs.dropOwnerFile(of)
+	if e := sysFcntlLock(of.fd, unix.F_OFD_GETLK, &lk); e != 0 {
+		return 0, e
+	}
+	out := overlay[fuse.LkOut](t.payload())
+	*out = fuse.LkOut{Lk: fuse.FileLock{Typ: uint32(lk.Type)}}
+	if lk.Type != unix.F_UNLCK {
+		out.Lk.Start = uint64(lk.Start)
+		out.Lk.End = 1<<63 - 1
+		if lk.Len != 0 {
+			out.Lk.End = uint64(lk.Start + lk.Len - 1)
+		}
+		// The owner is another guest's or the host's process, which this
+		// guest has no pid for.
+		if lk.Pid > 0 {
+			out.Lk.Pid = uint32(lk.Pid)
+		}
+	}
+	return sizeOf[fuse.LkOut](), 0
+}
+
+// setlk serves FUSE_SETLK: it never waits.
+func (t *Thread) setlk() (int, unix.Errno) {
+	in := overlay[fuse.LkIn](t.in)
+	n, f, e := t.lockFile(in)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	return 0, t.tryLock(n, f, in)
+}
+
+// setlkw serves FUSE_SETLKW. Linux cannot interrupt it over virtio-fs, so it
+// waits on a thread of its own, for as long as it takes.
+func (t *Thread) setlkw() (int, unix.Errno) {
+	in := overlay[fuse.LkIn](t.in)
+	n, f, e := t.lockFile(in)
+	if e != 0 {
+		return 0, e
+	}
+	defer f.drop()
+	unique := t.hdr.Unique
+	t.fs.locks.begin(unique)
+	defer t.fs.locks.end(unique)
+	for delay := lockPollMin; ; delay = min(2*delay, lockPollMax) {
+		e := t.tryLock(n, f, in)
+		if e != unix.EAGAIN && e != unix.EACCES && e != unix.EINTR {
+			return 0, e
+		}
+		if !t.mayBlock {
+			t.verdict = device.Detach
+			return 0, 0
+		}
+		v, e := t.fs.locks.wait(t.queue, unique, delay)
+		if v == device.Requeue || e != 0 {
+			t.verdict = v
+			return 0, e
+		}
+	}
+}
+
+// lockFile returns the file that a lock request is about, if that kind of lock
+// is forwarded; it must be dropped.
+func (t *Thread) lockFile(in *fuse.LkIn) (*inode, *file, unix.Errno) {
+	kind := uint64(fuse.CAP_POSIX_LOCKS)
+	if in.LkFlags&fuse.LK_FLOCK != 0 {
+		kind = fuse.CAP_FLOCK_LOCKS
+	}
+	if !t.session.has(kind) {
+		return nil, nil, unix.ENOSYS
+	}
+	return t.openFile(in.Fh)
+}
+
+// tryLock takes or gives back a lock, or answers EAGAIN.
+func (t *Thread) tryLock(n *inode, f *file, in *fuse.LkIn) unix.Errno {
+	if in.LkFlags&fuse.LK_FLOCK != 0 {
+		how := unix.LOCK_NB
+		switch in.Lk.Typ {
+		case unix.F_RDLCK:
+			how |= unix.LOCK_SH
+		case unix.F_WRLCK:
+			how |= unix.LOCK_EX
+		case unix.F_UNLCK:
+			how |= unix.LOCK_UN
+		default:
+			return unix.EINVAL
+		}
+		e := errnoOf(unix.Flock(f.fd, how))
+		if e == 0 {
+			t.fs.locks.wake()
+		}
+		return e
+	}
+	lk, e := hostLock(&in.Lk)
+	if e != 0 {
+		return e
+	}
+	of, e := t.ownerFD(n, in.Owner, in.Lk.Typ != unix.F_UNLCK)
+	if e != 0 || of == nil {
+		return e
+	}
+	defer t.fs.dropOwnerFile(of)
+	e = sysFcntlLock(of.fd, unix.F_OFD_SETLK, &lk)
+	if e == 0 {
+		// A smaller or weaker lock may be what another one waits for.
+		t.fs.locks.wake()
+	}
+	return e
+}

@@ -1,0 +1,259 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
+)
+
+// open serves FUSE_OPEN.
+func (t *Thread) open() (int, unix.Errno) {
+	in := overlay[fuse.OpenIn](t.in)
+	n, e := t.node()
+	if e != 0 {
+		return 0, e
+	}
+	fh, opened, e := t.openInode(n, int(in.Flags), in.Mode&fuse.OPEN_KILL_SUIDGID != 0)
+	if e != 0 {
+		return 0, e
+	}
+	out := overlay[fuse.OpenOut](t.payload())
+	*out = fuse.OpenOut{Fh: fh, OpenFlags: opened}
+	return sizeOf[fuse.OpenOut](), 0
+}
+
+// openInode opens n and returns the guest's handle and the FOPEN flags.
+func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opened uint32, e unix.Errno) {
+	flags, e = t.hostFlags(flags)
+	if e != 0 {
+		return 0, 0, e
+	}
+	if e := t.fs.budget.reserveFile(); e != 0 {
+		return 0, 0, e
+	}
+	if killPriv && flags&unix.O_TRUNC != 0 && t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
+		t.cred.dropFsetid()
+		defer t.restoreCaps()
+	}
+	nonblock := 0
+	if !t.mayBlock {
+		// A lease that somebody on the host holds must not stop the queue.
+		nonblock = unix.O_NONBLOCK
+	}
+	fd, e := n.openFile(t, flags|nonblock)
+	if e != 0 {
+		t.fs.budget.release()
+		if e == unix.EWOULDBLOCK && !t.mayBlock {
+			t.verdict = device.Again
+		}
+		return 0, 0, e
+	}
+	return t.fs.addFile(fd, n, flags), t.fileOpenFlags(n, flags), 0
+}
+
+// hostFlags turns the guest's open flags into the host's.
+func (t *Thread) hostFlags(flags int) (int, unix.Errno) {
+	// The guest computes offsets for O_APPEND itself or says so per write,
+	// and may change the flag later.
+	flags &^= unix.O_APPEND | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_CLOEXEC
+	if !t.fs.opts.PreserveNoatime {
+		flags &^= unix.O_NOATIME
+	}
+	if !t.fs.opts.AllowDirectIO {
+		flags &^= unix.O_DIRECT
+	}
+	if t.session.has(fuse.CAP_WRITEBACK_CACHE) && flags&unix.O_ACCMODE == unix.O_WRONLY {
+		// The guest reads what a partial page lacks.
+		flags = flags&^unix.O_ACCMODE | unix.O_RDWR
+	}
+	if t.fs.opts.ReadOnly && (flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0) {
+		return 0, unix.EROFS
+	}
+	return flags, 0
+}
+
+// fileOpenFlags are the FOPEN flags for a file of n opened with flags.
+func (t *Thread) fileOpenFlags(n *inode, flags int) uint32 {
+	var opened uint32
+	switch t.fs.opts.Cache {
+	case CacheNever, CacheMetadata:
+		opened = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+	case CacheAlways:
+		opened = fuse.FOPEN_KEEP_CACHE
+	}
+	if flags&unix.O_ACCMODE != unix.O_RDWR && !n.mnt.slow && !t.session.has(fuse.CAP_POSIX_LOCKS) {
+		// A FLUSH would find nothing to do: the file can't have been written
+		// through a mapping, and a local file system has nothing to say.
+		opened |= fuse.FOPEN_NOFLUSH
+	}
+	return opened
+}
+
+// create serves FUSE_CREATE.
+func (t *Thread) create() (int, unix.Errno) {
+	in := overlay[fuse.CreateIn](t.in)
+	s, rest, e := t.names(sizeOf[fuse.CreateIn](), 1)
+	if e != 0 {
+		return 0, e
+	}
+	name := s[0]
+	if e := t.checkName(name); e != 0 {
+		return 0, e
+	}
+	if e := t.parseExtensions(rest); e != 0 {
+		return 0, e
+	}
+	flags, e := t.hostFlags(int(in.Flags))
+	if e != 0 {
+		return 0, e
+	}
+	dir, dirfd, e := t.holdDir(t.hdr.NodeId)
+	if e != 0 {
+		return 0, e
+	}
+	defer dir.drop()
+	if e := t.fs.budget.reserveFile(); e != 0 {
+		return 0, e
+	}
+	t.asCaller(in.Umask)
+	if e = t.cred.assume(&t.id); e == 0 {
+		var fd int
+		// O_EXCL, so that nothing which is there already is opened as the
+		// caller, followed, or truncated.
+		fd, e = sysOpenat(dirfd, name, flags&^unix.O_TRUNC|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&0o7777)
+		t.restoreIdentity()
+		if e == 0 {
+			return t.createReply(dir, dirfd, name, fd, flags)
+		}
+	} else {
+		t.restoreIdentity()
+	}
+	t.fs.budget.release()
+	if e != unix.EEXIST || int(in.Flags)&unix.O_EXCL != 0 {
+		return 0, e
+	}
+	return t.createExisting(dir, dirfd, name, in)
+}
+
+// createReply answers a CREATE that made the file open as fd.
+func (t *Thread) createReply(dir *inode, dirfd int, name cstr, fd, flags int) (int, unix.Errno) {
+	e := t.applySecurityContext(fd)
+	var n *inode
+	if e == 0 {
+		n, e = t.resolveOpen(fd)
+	}
+	if e != 0 {
+		sysUnlinkat(dirfd, name, 0)
+		unix.Close(fd)
+		t.fs.budget.release()
+		return 0, e
+	}
+	return t.createOut(dir, n, t.fs.addFile(fd, n, flags), t.fileOpenFlags(n, flags)), 0
+}
+
+func (t *Thread) createOut(dir, n *inode, fh uint64, opened uint32) int {
+	entry := t.entry(overlay[fuse.EntryOut](t.payload()), dir, n)
+	out := overlay[fuse.OpenOut](t.payload()[entry:])
+	*out = fuse.OpenOut{Fh: fh, OpenFlags: opened}
+	return entry + sizeOf[fuse.OpenOut]()
+}
+
+// createExisting opens the file that a CREATE without O_EXCL has found.
+func (t *Thread) createExisting(dir *inode, dirfd int, name cstr, in *fuse.CreateIn) (int, unix.Errno) {
+	n, e := t.resolve(dirfd, name)
+	if e != 0 {
+		return 0, e
+	}
+	fh, opened, e := t.openInode(n, int(in.Flags), in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0)
+	if e == 0 && int(in.Flags)&unix.O_TRUNC != 0 {
+		e = t.stat(n, statxMask)
+	}
+	if e != 0 {
+		t.fs.inodes.forget(n.id, 1)
+		return 0, e
+	}
+	return t.createOut(dir, n, fh, opened), 0
+}
+
+// resolveOpen returns the inode of the newly made file open as fd with one
+// more lookup, and leaves its attributes in t.st.
+func (t *Thread) resolveOpen(fd int) (*inode, unix.Errno) {
+	if e := sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st); e != 0 {
+		return nil, e
+	}
+	if n := t.fs.inodes.claimPinned(keyOf(&t.st), t.st.Btime); n != nil {
+		return n, 0
+	}
+	if e := t.fs.budget.reserveInode(); e != 0 {
+		return nil, e
+	}
+	path, e := sysOpenat(unix.AT_FDCWD, t.fdName(fd), unix.O_PATH, 0)
+	if e != 0 {
+		t.fs.budget.release()
+		return nil, e
+	}
+	return t.fs.inodes.claimOrAdd(t.fs, &t.st, path)
+}
+
+// tmpfile serves FUSE_TMPFILE. The name in the request means nothing.
+func (t *Thread) tmpfile() (int, unix.Errno) {
+	in := overlay[fuse.CreateIn](t.in)
+	_, rest, e := t.names(sizeOf[fuse.CreateIn](), 1)
+	if e != 0 {
+		return 0, e
+	}
+	if e := t.parseExtensions(rest); e != 0 {
+		return 0, e
+	}
+	flags, e := t.hostFlags(int(in.Flags))
+	if e != 0 {
+		return 0, e
+	}
+	dir, dirfd, e := t.holdDir(t.hdr.NodeId)
+	if e != 0 {
+		return 0, e
+	}
+	defer dir.drop()
+	if e := t.fs.budget.reserveFile(); e != 0 {
+		return 0, e
+	}
+	// hostFlags took O_EXCL away: it decides whether linkat may name the file.
+	excl := int(in.Flags) & unix.O_EXCL
+	t.asCaller(in.Umask)
+	fd := -1
+	if e = t.cred.assume(&t.id); e == 0 {
+		fd, e = sysOpenat(dirfd, dotName, flags&^unix.O_TRUNC|unix.O_TMPFILE|excl, in.Mode&0o7777)
+	}
+	t.restoreIdentity()
+	if e != 0 {
+		t.fs.budget.release()
+		return 0, e
+	}
+	e = t.applySecurityContext(fd)
+	var n *inode
+	if e == 0 {
+		n, e = t.resolveOpen(fd)
+	}
+	if e != 0 {
+		unix.Close(fd)
+		t.fs.budget.release()
+		return 0, e
+	}
+	return t.createOut(dir, n, t.fs.addFile(fd, n, flags), t.fileOpenFlags(n, flags)), 0
+}
+
+// asCaller sets t.id to the guest's caller for the host to create a file as.
+func (t *Thread) asCaller(umask uint32) {
+	t.id = identity{uid: t.hdr.Uid, gid: t.hdr.Gid, groups: t.ext.groups}
+	if t.session.has(fuse.CAP_DONT_MASK) {
+		t.id.umask = umask & 0o777
+	}
+	t.id.anyGroup = !t.session.has(fuse.CAP_CREATE_SUPP_GROUP)
+	if t.id.uid == invalidUID {
+		t.id.uid = t.cred.uid
+	}
+	if t.id.gid == invalidUID {
+		t.id.gid = t.cred.gid
+	}
+}
