@@ -301,9 +301,12 @@ func pattern(n int, seed byte) []byte {
 func nanos(ts unix.StatxTimestamp) int64 { return ts.Sec*1e9 + int64(ts.Nsec) }
 
 // tick returns when the clock that the tree stamps its files with has moved on.
-func (t *T) tick() {
+func (t *T) tick() { t.Helper(); t.tickIn(".") }
+
+// tickIn changes the times of no directory but dir.
+func (t *T) tickIn(dir string) {
 	t.Helper()
-	const name = ".tick"
+	name := dir + "/.tick"
 	t.file(name, nil)
 	start := nanos(t.stat(name).Ctime)
 	for deadline := time.Now().Add(20 * time.Second); ; {

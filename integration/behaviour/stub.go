@@ -1,12 +1,5 @@
 package behaviour
 
-func timeCases() []testCase { return nil }
-
-var readWriteCases []testCase
-var truncateCases []testCase
-var fallocateCases []testCase
-var seekCases []testCase
-var copyRangeCases []testCase
 var renameCases []testCase
 var linkCases []testCase
 var unlinkedCases []testCase
