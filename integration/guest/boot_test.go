@@ -1,0 +1,52 @@
+package guest_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
+)
+
+func TestGuestRunsCommands(t *testing.T) {
+	vm := startVM(t, guest.Config{})
+	if got := run(t, vm, time.Minute, "echo out; echo err >&2"); !strings.Contains(got, "out\n") || !strings.Contains(got, "err\n") {
+		t.Errorf("output is %q", got)
+	}
+	_, err := vm.Run(t.Context(), "exit 42")
+	var status *guest.ExitError
+	if !errors.As(err, &status) || status.Status != 42 {
+		t.Errorf("status of exit 42 is %v", err)
+	}
+	if _, err := vm.Run(t.Context(), "kill -TERM $$"); !errors.As(err, &status) || status.Status != 128+15 {
+		t.Errorf("status of a terminated command is %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	want := strings.Repeat("0123456789abcdef", 1<<16)
+	if err := os.WriteFile(file, []byte(want), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.CopyIn(t.Context(), file, "/tmp/it's"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := vm.CopyOut(t.Context(), "/tmp/it's"); err != nil || string(got) != want {
+		t.Errorf("a file of %d bytes came back with %d: %v", len(want), len(got), err)
+	}
+}
+
+func TestDirectoryIsMountedInGuest(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "hello"), []byte("from the host\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	vm := mounted(t, dir, guest.Share{})
+	if got := run(t, vm, time.Minute, "ls /mnt; cat /mnt/hello; echo from the guest >/mnt/reply"); got != "hello\nfrom the host\n" {
+		t.Errorf("the guest sees %q", got)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "reply")); err != nil || string(got) != "from the guest\n" {
+		t.Errorf("the host sees %q, %v", got, err)
+	}
+}
