@@ -1,9 +1,5 @@
 package behaviour
 
-var renameCases []testCase
-var linkCases []testCase
-var unlinkedCases []testCase
-var readdirCases []testCase
 var xattrCases []testCase
 var aclCases []testCase
 var lockCases []testCase
