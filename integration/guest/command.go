@@ -15,8 +15,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// troubleGrace is how long a guest whose kernel has complained gets to answer all the same.
-const troubleGrace = 5 * time.Second
+// lastWords is how long after its end a guest may still be heard.
+const lastWords = 5 * time.Second
 
 var errEnded = errors.New("the guest has ended")
 
@@ -117,11 +117,11 @@ func (vm *VM) Exec(ctx context.Context, c Command) error {
 	case <-vm.proc.done:
 		return vm.explain(errEnded)
 	case <-vm.console.bad:
-		// An answer may never come, but a guest that merely complained goes on.
+		// The answer may have been on its way.
 		select {
 		case err := <-ended:
 			return errors.Join(vm.Fault(), vm.exit(err))
-		case <-time.After(troubleGrace):
+		case <-time.After(lastWords):
 			close(stop)
 			return vm.Fault()
 		}

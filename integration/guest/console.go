@@ -10,9 +10,12 @@ import (
 
 // trouble is what a healthy guest never prints on its console: the kernel's own reports and the virtio-fs driver's
 // complaints about replies. "tag ... not found" is the answer to a wrong mount, not a fault.
-var trouble = regexp.MustCompile(`Kernel panic|Oops|BUG: |WARNING: |general protection fault|blocked for more than|self-detected stall|Call Trace:|virtio-fs: |virtiofs .*(bad|invalid|unexpected|failed)|agent: `)
-
-var harmless = regexp.MustCompile(`virtio-fs: tag <.*> not found`)
+var (
+	trouble  = regexp.MustCompile(`Oops|BUG: |WARNING: |general protection fault|blocked for more than|self-detected stall|virtio-fs: |virtiofs .*(bad|invalid|unexpected|failed)`)
+	harmless = regexp.MustCompile(`virtio-fs: tag <.*> not found`)
+	// fatal is the end of it: no command will be answered.
+	fatal = regexp.MustCompile(`Kernel panic|agent: `)
+)
 
 // console is the guest's serial console: it keeps all of it in a file and looks at every line.
 type console struct {
@@ -20,7 +23,8 @@ type console struct {
 	file  *os.File
 	line  []byte // the unfinished last line
 	fault string // the first line that is trouble
-	bad   chan struct{}
+	dead  bool
+	bad   chan struct{} // closed with the first fatal line
 }
 
 func newConsole(path string) (*console, error) {
@@ -41,8 +45,12 @@ func (c *console) Write(b []byte) (int, error) {
 		if !complete {
 			break
 		}
-		if c.fault == "" && trouble.Match(line) && !harmless.Match(line) {
+		isFatal := fatal.Match(line)
+		if c.fault == "" && (isFatal || trouble.Match(line) && !harmless.Match(line)) {
 			c.fault = string(bytes.TrimSpace(line))
+		}
+		if isFatal && !c.dead {
+			c.dead = true
 			close(c.bad)
 		}
 		c.line = rest
@@ -57,5 +65,5 @@ func (c *console) err() error {
 	if c.fault == "" {
 		return nil
 	}
-	return fmt.Errorf("the guest's kernel is in trouble: %s", c.fault)
+	return fmt.Errorf("the guest's kernel complained: %s", c.fault)
 }

@@ -181,18 +181,14 @@ func (vm *VM) Stop(ctx context.Context) error {
 		}
 	}()
 	var err error
-	bad := vm.console.bad
-	if vm.Fault() != nil {
-		bad = nil // known already
-	}
 	select {
 	case <-vm.proc.done:
 	case <-ctx.Done():
 		err = errors.New("the guest did not power off")
-	case <-bad:
+	case <-vm.console.bad:
 	case err = <-refused:
 		// Broken by the end of the guest, or for a reason.
-		if vm.proc.wait(troubleGrace) {
+		if vm.proc.wait(lastWords) {
 			err = nil
 		}
 	}
