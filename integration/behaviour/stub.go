@@ -1,5 +1,3 @@
 package behaviour
 
-var mmapCases []testCase
-var raceCases []testCase
 var exerciseCases []testCase
