@@ -84,6 +84,14 @@ func newGuestRaw(t testing.TB, opts Options) *guest {
 	return g
 }
 
+// close gives the guest's memory back.
+func (g *guest) close() {
+	unix.Munmap(g.ram)
+	if err := g.mem.Replace(nil); err != nil {
+		g.t.Error(err)
+	}
+}
+
 type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) { w.t.Log(string(p)); return len(p), nil }

@@ -230,3 +230,28 @@ func (t *Table) findUser(user, size uint64) (*Region, uint64, error) {
 	}
 	return r, off, nil
 }
+
+// Read copies len(dst) bytes from guest address gpa, if all of them are there.
+func (t *Table) Read(dst []byte, gpa uint64) bool {
+	if gpa+uint64(len(dst)) < gpa {
+		return false
+	}
+	for len(dst) > 0 {
+		r := t.find(gpa)
+		if r == nil {
+			return false
+		}
+		off := gpa - r.spec.GuestAddr
+		n := min(uint64(len(dst)), r.spec.Size-off)
+		if r.load(dst[:n], off) != nil {
+			return false
+		}
+		dst = dst[n:]
+		gpa += n
+	}
+	return true
+}
+
+// MarkDirty logs a write of n bytes at guest address gpa that was made by other
+// means than this package's.
+func (t *Table) MarkDirty(gpa, n uint64) { t.log.mark(gpa, n) }
