@@ -1,3 +1,0 @@
-package behaviour
-
-var exerciseCases []testCase
