@@ -1,0 +1,2 @@
+// Package dax owns the DAX window.
+package dax

@@ -1,0 +1,5 @@
+//go:build lockcheck || race
+
+package dax
+
+const checkLocks = true

@@ -1,0 +1,138 @@
+package dax
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// rwfDontCache is RWF_DONTCACHE: buffered I/O whose pages are dropped when it
+// is done (Linux 6.14, on file systems that take part).
+const rwfDontCache = 0x80
+
+// realFile is a file of the shared directory as the server of the backing mount
+// sees it. Pages of it live in the window's page cache, so it is read and
+// written past its own.
+type realFile struct {
+	id       uint64
+	fd       int
+	writable bool
+
+	// refs counts the table's reference and each I/O; the last one closes fd.
+	refs atomic.Int32
+
+	// size is the no-write gate: a WRITE holds it shared from the look at the
+	// file's size until its data are written, and a change of the size holds
+	// it exclusively, so that nothing is written past an end that has moved.
+	size sync.RWMutex
+
+	buffered atomic.Bool // RWF_DONTCACHE is refused here
+	werr     atomic.Uint32
+	backing  int32 // id of the kernel's passthrough registration, 0 for none
+}
+
+func newRealFile(id uint64, fd int, writable bool) *realFile {
+	f := &realFile{id: id, fd: fd, writable: writable}
+	f.refs.Store(1)
+	return f
+}
+
+func (f *realFile) get() *realFile { f.refs.Add(1); return f }
+
+func (f *realFile) put() {
+	if f.refs.Add(-1) == 0 {
+		unix.Close(f.fd)
+	}
+}
+
+// readFull fills b from offset off; what lies past the end is zero.
+func (f *realFile) readFull(b []byte, off uint64) error {
+	for len(b) > 0 {
+		n, err := f.readOnce(b, int64(off))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			clear(b)
+			return nil
+		}
+		b = b[n:]
+		off += uint64(n)
+	}
+	return nil
+}
+
+func (f *realFile) readOnce(b []byte, off int64) (int, error) {
+	if !f.buffered.Load() {
+		iov := [1][]byte{b}
+		n, err := unix.Preadv2(f.fd, iov[:], off, rwfDontCache)
+		if err != unix.EOPNOTSUPP && err != unix.EINVAL {
+			return n, err
+		}
+		f.buffered.Store(true)
+	}
+	n, err := unix.Pread(f.fd, b, off)
+	if n > 0 {
+		unix.Fadvise(f.fd, off, int64(n), unix.FADV_DONTNEED)
+	}
+	return n, err
+}
+
+// writeBack writes b, a piece of the window's page cache, at offset off, but
+// nothing past the end of the file: what a page holds there is not data. The
+// first error is kept for the next fsync.
+func (f *realFile) writeBack(b []byte, off uint64) (written int) {
+	f.size.RLock()
+	defer f.size.RUnlock()
+	var st unix.Stat_t
+	err := unix.Fstat(f.fd, &st)
+	if err == nil {
+		switch size := uint64(st.Size); {
+		case off >= size:
+			b = nil
+		case size-off < uint64(len(b)):
+			b = b[:size-off]
+		}
+	}
+	for err == nil && len(b) > 0 {
+		var n int
+		n, err = f.writeOnce(b, int64(off))
+		if err == unix.EINTR {
+			err = nil
+			continue
+		}
+		if err == nil && n == 0 {
+			err = unix.EIO
+		}
+		b = b[max(n, 0):]
+		off += uint64(max(n, 0))
+		written += max(n, 0)
+	}
+	if err != nil {
+		f.fail(err)
+	}
+	return written
+}
+
+func (f *realFile) writeOnce(b []byte, off int64) (int, error) {
+	if !f.buffered.Load() {
+		iov := [1][]byte{b}
+		n, err := unix.Pwritev2(f.fd, iov[:], off, rwfDontCache)
+		if err != unix.EOPNOTSUPP && err != unix.EINVAL {
+			return n, err
+		}
+		f.buffered.Store(true)
+	}
+	return unix.Pwrite(f.fd, b, off)
+}
+
+func (f *realFile) fail(err error) {
+	e, ok := err.(unix.Errno)
+	if !ok {
+		e = unix.EIO
+	}
+	f.werr.CompareAndSwap(0, uint32(e))
+}
