@@ -4,7 +4,7 @@ package behaviour
 // such feature, or the implementation of FS is no kernel. A case names what it needs and is skipped, with the
 // reason, where that is missing; Options.Require turns such skips into failures.
 //
-// What the file system below offers is found out by hostfs.Probe, on the host. A view of that tree over
+// What the file system below offers is found out by hostfs.New, on the host. A view of that tree over
 // virtio-fs has the same answers, less what the protocol cannot carry.
 type Capability string
 
@@ -21,6 +21,8 @@ const (
 	LinkOpen Capability = "link-open"
 	// DirectIO: O_DIRECT opens are accepted.
 	DirectIO Capability = "direct-io"
+	// LongLinks: symbolic links to targets of 4095 bytes; 1023 are always expected.
+	LongLinks Capability = "long-links"
 	// HugeFiles: sparse files of 16 TiB less a page; 8 GiB ones are always expected.
 	HugeFiles Capability = "huge-files"
 
@@ -79,7 +81,7 @@ const (
 
 // Capabilities is all of them.
 var Capabilities = []Capability{
-	Callers, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, HugeFiles,
+	Callers, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, LongLinks, HugeFiles,
 	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, CopyRange,
 	RenameNoreplace, RenameExchange, RenameWhiteout,
 	XattrUser, XattrTrusted, XattrSecurity, XattrHuge, ACL,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,7 @@ func (p *prober) calls() {
 	if err == nil {
 		h.Close()
 	}
+	p.needs(bh.LongLinks, p.named("long", p.Symlink(strings.Repeat("t", 4095), "long")))
 	p.needs(bh.HugeFiles, b.Ftruncate(16<<40-4096))
 	p.err = errors.Join(p.err, b.Ftruncate(1<<20))
 
