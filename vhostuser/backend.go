@@ -1,0 +1,364 @@
+package vhostuser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxOutstanding bounds the requests that wait for a reply. It keeps the socket
+// from filling up, so that writing never waits for the front-end.
+const maxOutstanding = 32
+
+// BackendChannel makes requests of the front-end (VHOST_USER_BACKEND_*). Its
+// methods may be called from any goroutine but that of the connection.
+//
+// Requests are sent only while a ring is enabled. From the moment one is being
+// disabled or stopped until one is enabled again they fail with
+// [ErrSuspended], and so do those under way, with [ErrUncertain] joined to it:
+// QEMU crashes if it reads a request while the device is stopped, and the
+// specification forbids it.
+type BackendChannel struct {
+	conn     *conn
+	protocol ProtocolFeatures
+	log      *slog.Logger
+	slots    chan struct{} // one for each request that may be outstanding
+	reading  sync.WaitGroup
+
+	// mu is held while a request is written, which never waits: so none goes
+	// out once suspend has returned, and replies come in the order of expected.
+	mu       sync.Mutex
+	state    channelState
+	expected []*request // sent and not answered, in order
+	commits  commits
+	// stopped is closed when the state ceases to be running.
+	stopped chan struct{}
+}
+
+type channelState uint8
+
+const (
+	suspended channelState = iota
+	running
+	closed
+)
+
+// request is one that was sent. Its fields belong to the channel's mu, but for
+// done, after whose closing result is constant.
+type request struct {
+	code   BackendRequest
+	done   chan struct{}
+	result error
+	// mapped is the commit that a SHMEM_MAP waits for, or nil.
+	mapped *commit
+}
+
+func (r *request) finished() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// newBackendChannel takes fd, on an error as well.
+func newBackendChannel(fd int, protocol ProtocolFeatures, log *slog.Logger) (*BackendChannel, error) {
+	f := os.NewFile(uintptr(fd), "vhost-user back-end channel")
+	c, err := net.FileConn(f)
+	_ = f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("using the descriptor for back-end requests: %w", err)
+	}
+	sock, ok := c.(*net.UnixConn)
+	if !ok {
+		_ = c.Close()
+		return nil, errors.New("the descriptor for back-end requests is no Unix socket")
+	}
+	ch := &BackendChannel{
+		conn:     newConn(sock),
+		protocol: protocol,
+		log:      log,
+		slots:    make(chan struct{}, maxOutstanding),
+	}
+	ch.reading.Add(1)
+	go ch.readReplies()
+	return ch, nil
+}
+
+// Mapping is a piece of a file in a shared memory region.
+type Mapping struct {
+	ShmID uint8
+	// FD is the file to map. It stays the caller's; the front-end gets a
+	// duplicate. ShmemUnmap needs none.
+	FD int
+	// FDOffset is the offset in the file, ShmOffset the one in the region and
+	// Len the number of bytes; QEMU wants whole pages.
+	FDOffset, ShmOffset, Len uint64
+	// Writable asks for a writable mapping. QEMU needs FD to be open for
+	// writing even without it.
+	Writable bool
+}
+
+// ShmemMap maps m and returns when the front-end has committed the mapping, so
+// that the guest can see it, which is some time after the front-end's reply. The
+// range must be free.
+//
+// Errors: [ErrRefused], [ErrSuspended], [ErrChannelClosed], [ErrNotOffered], or
+// ctx's; with [ErrUncertain] joined, the mapping may exist or come to exist.
+func (ch *BackendChannel) ShmemMap(ctx context.Context, m Mapping) error {
+	if err := ch.require(ProtocolSHMEM | ProtocolReplyAck | ProtocolBackendSendFD); err != nil {
+		return err
+	}
+	id, err := identify(m.FD)
+	if err != nil {
+		return fmt.Errorf("vhost-user: identifying the file to map: %w", err)
+	}
+	c := newCommit(m, id)
+	err = ch.ask(ctx, BackendShmemMap, m.FD, c, func(b []byte) []byte { return appendMmap(b, m) })
+	if err != nil {
+		ch.forget(c)
+		return err
+	}
+	return ch.awaitCommit(ctx, c)
+}
+
+// ShmemUnmap removes a mapping, which must have been made with the same ShmID,
+// ShmOffset and Len. On return the front-end has agreed; the guest may still see
+// the pages for a moment, until the end of the next [BackendChannel.Barrier].
+// Errors are those of ShmemMap; a mapping that does not exist is [ErrRefused].
+func (ch *BackendChannel) ShmemUnmap(ctx context.Context, m Mapping) error {
+	if err := ch.require(ProtocolSHMEM | ProtocolReplyAck); err != nil {
+		return err
+	}
+	m.FDOffset = 0
+	return ch.ask(ctx, BackendShmemUnmap, -1, nil, func(b []byte) []byte { return appendMmap(b, m) })
+}
+
+// Barrier returns when the front-end has carried out everything asked before:
+// it takes requests one after the other, so its answer to a later one tells. It
+// uses a notice of a configuration change, which no front-end objects to and
+// the virtio-fs driver ignores; where that is not negotiated, an unmap of
+// nothing, which is refused.
+func (ch *BackendChannel) Barrier(ctx context.Context) error {
+	if err := ch.require(ProtocolReplyAck); err != nil {
+		return err
+	}
+	var err error
+	if ch.require(ProtocolConfig) == nil {
+		err = ch.ask(ctx, BackendConfigChange, -1, nil, nil)
+	} else {
+		err = ch.ShmemUnmap(ctx, Mapping{})
+	}
+	if errors.Is(err, ErrRefused) {
+		return nil
+	}
+	return err
+}
+
+func (ch *BackendChannel) require(features ProtocolFeatures) error {
+	if missing := features &^ ch.protocol; missing != 0 {
+		return fmt.Errorf("%w: %v", ErrNotOffered, missing)
+	}
+	return nil
+}
+
+// ask sends one request and waits for its reply.
+func (ch *BackendChannel) ask(ctx context.Context, code BackendRequest, fd int, c *commit, fill func(b []byte) []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ch.mu.Lock()
+	err, stopped := ch.state.error(), ch.stopped
+	ch.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case ch.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-stopped:
+		return ErrSuspended
+	}
+	r := &request{code: code, done: make(chan struct{}), mapped: c}
+	if err := ch.send(r, fd, fill); err != nil {
+		<-ch.slots
+		return err
+	}
+	select {
+	case <-r.done:
+		return r.result
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), ErrUncertain)
+	}
+}
+
+// send writes r and queues it for its reply, which from then on has its slot.
+func (ch *BackendChannel) send(r *request, fd int, fill func(b []byte) []byte) error {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if err := ch.state.error(); err != nil {
+		return err
+	}
+	if err := ch.conn.sendNow(uint32(r.code), flagNeedReply, fd, fill); err != nil {
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, errPartial) {
+			ch.shut(err)
+			return errors.Join(ErrChannelClosed, err)
+		}
+		// The kernel took nothing of it.
+		return fmt.Errorf("vhost-user: sending %v: %w", r.code, err)
+	}
+	ch.expected = append(ch.expected, r)
+	if r.mapped != nil {
+		ch.commits.await(r.mapped)
+	}
+	return nil
+}
+
+func (s channelState) error() error {
+	switch s {
+	case running:
+		return nil
+	case suspended:
+		return ErrSuspended
+	}
+	return ErrChannelClosed
+}
+
+// readReplies matches replies to requests until the channel ends.
+func (ch *BackendChannel) readReplies() {
+	defer ch.reading.Done()
+	var err error
+	for err == nil {
+		err = ch.readReply()
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+		ch.log.Warn("vhost-user back-end channel ended", "error", err)
+	}
+	ch.mu.Lock()
+	ch.shut(err)
+	ch.mu.Unlock()
+}
+
+func (ch *BackendChannel) readReply() error {
+	h, fds, err := ch.conn.receiveHeader()
+	closeFDs(fds)
+	if err != nil {
+		return err
+	}
+	if h.size != u64Size || h.flags&flagVersionMask != flagVersion || h.flags&flagReply == 0 || len(fds) != 0 {
+		return &ProtocolError{
+			Request: BackendRequest(h.request).String(),
+			Fault:   fmt.Sprintf("reply with flags %#x, %d bytes and %d file descriptors", h.flags, h.size, len(fds)),
+			Advice:  "report this as a bug of the front-end",
+		}
+	}
+	payload, err := ch.conn.receivePayload(h.size)
+	if err != nil {
+		return err
+	}
+	return ch.answer(BackendRequest(h.request), le.Uint64(payload))
+}
+
+// answer gives the oldest request its reply.
+func (ch *BackendChannel) answer(code BackendRequest, result uint64) error {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if len(ch.expected) == 0 || ch.expected[0].code != code {
+		return &ProtocolError{Request: code.String(), Fault: "a reply that is not the next one expected", Advice: "report this as a bug of the front-end"}
+	}
+	r := ch.expected[0]
+	ch.expected[0] = nil
+	ch.expected = ch.expected[1:]
+	<-ch.slots
+	// The front-end has finished everything that it was asked before this.
+	ch.commits.carriedOut()
+	if result != 0 {
+		r.finish(fmt.Errorf("%w: %v", ErrRefused, code))
+		return nil
+	}
+	if r.mapped != nil {
+		r.mapped.agreed()
+	}
+	r.finish(nil)
+	return nil
+}
+
+// finish ends the wait for r, if it has not ended.
+func (r *request) finish(result error) {
+	if !r.finished() {
+		r.result = result
+		close(r.done)
+	}
+}
+
+// suspend fails the requests under way and refuses new ones.
+func (ch *BackendChannel) suspend() {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.state != running {
+		return
+	}
+	ch.state = suspended
+	close(ch.stopped)
+	ch.failAll(errors.Join(ErrSuspended, ErrUncertain))
+}
+
+// resume allows requests.
+func (ch *BackendChannel) resume() {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.state == suspended {
+		ch.state = running
+		ch.stopped = make(chan struct{})
+	}
+}
+
+// failAll ends every wait. The replies are still expected.
+func (ch *BackendChannel) failAll(err error) {
+	for _, r := range ch.expected {
+		r.finish(err)
+	}
+	ch.commits.failAll(err)
+}
+
+// shut ends the channel.
+func (ch *BackendChannel) shut(cause error) {
+	if ch.state == closed {
+		return
+	}
+	if ch.state == running {
+		close(ch.stopped)
+	}
+	ch.state = closed
+	ch.failAll(errors.Join(ErrChannelClosed, cause, ErrUncertain))
+	for range ch.expected {
+		<-ch.slots
+	}
+	ch.expected = nil
+	_ = ch.conn.sock.Close()
+}
+
+// close ends the channel for the session and waits for its reader, which waits
+// for nothing else.
+func (ch *BackendChannel) close() {
+	ch.mu.Lock()
+	ch.shut(nil)
+	ch.mu.Unlock()
+	ch.reading.Wait()
+}
+
+// regionAdded is the session's news of a region in the memory table.
+func (ch *BackendChannel) regionAdded(r knownRegion) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.commits.regionAdded(r)
+}

@@ -1,0 +1,124 @@
+package vhostuser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listener waits for front-ends on a Unix socket.
+type Listener struct {
+	ln *net.UnixListener
+}
+
+// Listen makes a socket at path with the permission bits mode; its group is the
+// caller's to set. It replaces a socket that no process has open, and nothing
+// else. Close removes the path.
+func Listen(path string, mode os.FileMode) (*Listener, error) {
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	// The path comes into being with the mode of the socket less the umask, so
+	// that nobody gets in before the chmod below.
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var chmodErr error
+		err := c.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), uint32(mode.Perm())) })
+		return errors.Join(err, chmodErr)
+	}}
+	ln, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			return nil, fmt.Errorf("listening on %s: the path is longer than a socket's name can be (107 bytes); choose a shorter one", path)
+		}
+		return nil, fmt.Errorf("listening on %s: %w", path, errors.Unwrap(err))
+	}
+	if err := os.Chmod(path, mode.Perm()); err != nil {
+		_ = ln.Close()
+		return nil, fmt.Errorf("setting the mode of the socket: %w", err)
+	}
+	return &Listener{ln.(*net.UnixListener)}, nil
+}
+
+// removeStale removes a socket at path that nobody has open. It looks without
+// connecting, which a listening daemon would take for its front-end.
+func removeStale(path string) error {
+	st, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for a socket: %w", err)
+	}
+	if st.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%s exists and is not a socket; remove it or choose another path", path)
+	}
+	probe, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("looking for a listener on %s: %w", path, err)
+	}
+	defer unix.Close(probe)
+	// A live stream socket is of the wrong type; a dead one refuses.
+	err = unix.Connect(probe, &unix.SockaddrUnix{Name: path})
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("another process listens on %s; end it or choose another path", path)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("removing a stale socket: %w", err)
+	}
+	return nil
+}
+
+// ListenFD uses the listening Unix stream socket fd, which it takes, on an
+// error as well. Close leaves its path alone.
+func ListenFD(fd int) (*Listener, error) {
+	f := os.NewFile(uintptr(fd), "vhost-user socket")
+	if f == nil {
+		return nil, fmt.Errorf("%d is no file descriptor; pass the number of a listening Unix stream socket", fd)
+	}
+	defer f.Close()
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return nil, fmt.Errorf("file descriptor %d is no socket (%w); pass a listening Unix stream socket", fd, err)
+	}
+	if listening == 0 {
+		return nil, fmt.Errorf("the socket at file descriptor %d does not listen; pass one that listen(2) was called on", fd)
+	}
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("using the socket at file descriptor %d: %w", fd, err)
+	}
+	stream, ok := ln.(*net.UnixListener)
+	if !ok || stream.Addr().Network() != "unix" {
+		_ = ln.Close()
+		return nil, fmt.Errorf("file descriptor %d is no Unix stream socket; pass a listening one", fd)
+	}
+	stream.SetUnlinkOnClose(false)
+	return &Listener{stream}, nil
+}
+
+// Accept waits for the next front-end until ctx ends. Front-ends are to be
+// served one after the other, so while one is, the next waits in the backlog.
+func (l *Listener) Accept(ctx context.Context) (*net.UnixConn, error) {
+	stop := context.AfterFunc(ctx, func() { _ = l.ln.SetDeadline(time.Now()) })
+	defer stop()
+	sock, err := l.ln.AcceptUnix()
+	if ctx.Err() != nil {
+		if sock != nil {
+			_ = sock.Close()
+		}
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("waiting for a front-end: %w", err)
+	}
+	return sock, nil
+}
+
+// Close stops listening and removes a path that Listen made.
+func (l *Listener) Close() error { return l.ln.Close() }
