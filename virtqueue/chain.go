@@ -22,6 +22,7 @@ type Chain struct {
 	In, Out guestmem.Buffers
 
 	table *guestmem.Table
+	descs []descriptor // scratch
 	total uint64
 	wrote bool // a writable descriptor was seen
 }

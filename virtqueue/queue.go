@@ -63,6 +63,10 @@ type Config struct {
 	// LogUsed has writes to the used ring logged at guest address UsedLogGPA.
 	LogUsed    bool
 	UsedLogGPA uint64
+	// Previous is the queue that stopped at the place where this one begins,
+	// for chains that it had popped and that are to be restored; or nil. It
+	// must not be used any more.
+	Previous *Queue
 }
 
 // Queue is the device side of one virtqueue. One goroutine at a time pops;
@@ -112,9 +116,10 @@ func New(cfg Config) (*Queue, error) {
 	}
 	q := &Queue{cfg: cfg, eventIdx: cfg.Features&FeatureEventIdx != 0, indirect: cfg.Features&FeatureIndirectDesc != 0}
 	if packed {
-		return nil, errors.New("packed rings are not served")
+		q.format = &packedRing{q: q, size: uint16(cfg.Size)}
+	} else {
+		q.format = &splitRing{q: q, size: uint16(cfg.Size - 1)}
 	}
-	q.format = &splitRing{q: q, size: uint16(cfg.Size - 1)}
 	if err := q.resolve(); err != nil {
 		return nil, err
 	}
