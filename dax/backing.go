@@ -30,10 +30,11 @@ type backing struct {
 	dead  atomic.Bool
 	dev   uint64 // st_dev of the mount
 
-	mnt   int
-	links chan *link
-	all   []*link
-	segs  []segment
+	mnt    int
+	links  chan *link
+	all    []*link
+	kicked int // eventfd: the server has brought pages in
+	segs   []segment
 
 	// hole is memory that cannot be read: a direct write from it drops
 	// pages and writes nothing.
@@ -75,7 +76,8 @@ func (b *backing) start(command []string) error {
 		command = []string{"/proc/self/exe", "dax-backing"}
 	}
 	cmd := exec.Command(command[0], append(command[1:],
-		strconv.FormatUint(b.cfg.window, 10), strconv.FormatUint(b.cfg.segment, 10), strconv.Itoa(numLinks))...)
+		strconv.FormatUint(b.cfg.window, 10), strconv.FormatUint(b.cfg.segment, 10),
+		strconv.FormatUint(b.cfg.kick, 10), strconv.Itoa(numLinks))...)
 	cmd.Stderr = os.Stderr
 	cmd.Dir = "/"
 	// A thread of the daemon may be waiting for the mount when the daemon is
@@ -96,6 +98,15 @@ func (b *backing) start(command []string) error {
 		b.links <- l
 		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(p[1]), "link"))
 	}
+	var err error
+	if b.kicked, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
+		return fmt.Errorf("dax: eventfd: %w", err)
+	}
+	fd, err := unix.FcntlInt(uintptr(b.kicked), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("dax: eventfd: %w", err)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(fd), "eventfd"))
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this function
@@ -105,7 +116,7 @@ func (b *backing) start(command []string) error {
 			<-b.stop
 		}
 	}()
-	err := <-started
+	err = <-started
 	for _, f := range cmd.ExtraFiles {
 		f.Close()
 	}
@@ -202,6 +213,7 @@ func (b *backing) close() {
 			l := <-b.links // every call has ended
 			unix.Close(l.fd)
 		}
+		unix.Close(b.kicked)
 		if b.hole != nil {
 			unix.Munmap(b.hole)
 		}

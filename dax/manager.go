@@ -138,7 +138,7 @@ func New(cfg Config) (*Manager, error) {
 	m.window.changed = sync.NewCond(&m.window.mu)
 	m.slots.limit = cfg.MaxRegions
 	if cfg.Backing != Direct {
-		mc := mountConfig{window: cfg.Window, segment: cfg.Window}
+		mc := mountConfig{window: cfg.Window, segment: cfg.Window, kick: kickBytes(cfg.Memory)}
 		if cfg.Backing == Managed {
 			n := (cfg.Window/RangeSize + managedSegments - 1) / managedSegments
 			mc.segment = n * RangeSize

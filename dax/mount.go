@@ -20,19 +20,19 @@ const firstLinkFD = 3
 // given here, and owns the descriptors from 3 on. Such a process must do nothing
 // else: see the package comment.
 func BackingMain(args []string) error {
-	if len(args) != 3 {
+	if len(args) != 4 {
 		return errors.New("dax: the backing process is started by the daemon only")
 	}
-	var n [3]uint64
+	var n [4]uint64
 	for i, a := range args {
-		v, err := strconv.ParseUint(a, 10, 62)
+		v, err := strconv.ParseUint(a, 10, 63)
 		if err != nil {
 			return fmt.Errorf("dax: argument %q of the backing process: %w", a, err)
 		}
 		n[i] = v
 	}
-	cfg := mountConfig{window: n[0], segment: n[1]}
-	links := make([]*link, n[2])
+	cfg := mountConfig{window: n[0], segment: n[1], kick: n[2]}
+	links := make([]*link, n[3])
 	for i := range links {
 		links[i] = newLink(firstLinkFD + i)
 		unix.CloseOnExec(firstLinkFD + i)
@@ -40,12 +40,15 @@ func BackingMain(args []string) error {
 	if len(links) == 0 || cfg.segment == 0 {
 		return errors.New("dax: the backing process is started by the daemon only")
 	}
+	kicked := firstLinkFD + len(links)
+	unix.CloseOnExec(kicked)
 	// The daemon ends in order and then closes the links; what a terminal or a
 	// service manager sends to the group is for the daemon.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	unix.Umask(0)
 
 	s := newServer(cfg)
+	s.kicked = kicked
 	dev, mnt, err := mountDetached()
 	if err != nil {
 		return err

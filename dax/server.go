@@ -1,6 +1,7 @@
 package dax
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"slices"
@@ -36,6 +37,8 @@ type server struct {
 	nextID   uint32
 
 	counters serverCounters
+	kicked   int           // eventfd
+	unkicked atomic.Uint64 // bytes of READs since the last kick
 }
 
 // binding says which file a range of the window shows.
@@ -75,6 +78,7 @@ const numServerCounters = 8
 type mountConfig struct {
 	window  uint64 // bytes, a multiple of RangeSize
 	segment uint64 // bytes per file of the window, a multiple of RangeSize
+	kick    uint64 // bytes of READs after which the daemon is woken
 }
 
 func (c mountConfig) segments() int { return int((c.window + c.segment - 1) / c.segment) }
@@ -204,6 +208,7 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 	buf = buf[:where.Len]
 	s.counters.reads.Add(1)
 	s.counters.readBytes.Add(where.Len)
+	s.kick(where.Len)
 	status := fuse.OK
 	var pieces [4]piece
 	for _, p := range s.enter(where, pieces[:0]) {
@@ -222,6 +227,17 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		return nil, status
 	}
 	return fuse.ReadResultData(buf), fuse.OK
+}
+
+// kick wakes the daemon's engine when enough has been read.
+func (s *server) kick(n uint64) {
+	if s.unkicked.Add(n) < s.cfg.kick {
+		return
+	}
+	s.unkicked.Store(0)
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	unix.Write(s.kicked, one[:])
 }
 
 // piece is a part of a request that lies in one range.

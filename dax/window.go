@@ -3,6 +3,7 @@ package dax
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -69,7 +70,6 @@ func (m *Manager) SetupMapping(op *Op, ino *Inode, file File, foffset, moffset, 
 			return notAgain(err)
 		}
 	}
-	m.engine.kick()
 	return nil
 }
 
@@ -308,19 +308,33 @@ func (m *Manager) Destroy() {
 	m.removeAll(op, all)
 }
 
-// Forget ends the mappings of an inode that the file system drops. It must not be
-// mapped again.
-func (m *Manager) Forget(op *Op, ino *Inode) {
-	x := ino.x.Load()
-	if m == nil || x == nil || !ino.Mapped() {
+// Forget ends the mappings of an inode that the file system drops, and that must
+// not be mapped again. It does not wait: an inode that is busy is left to the
+// engine. The file system sends it here from FORGET, which waits for nothing.
+func (m *Manager) Forget(ino *Inode) {
+	if m == nil || !ino.Mapped() {
 		return
 	}
-	m.window.mu.Lock()
+	e := &m.engine
+	e.forgetMu.Lock()
+	e.forgets = append(e.forgets, ino)
+	e.forgetMu.Unlock()
+	e.kick()
+}
+
+func (m *Manager) forgetInode(op *Op, ino *Inode) {
+	x := ino.x.Load()
+	if x == nil {
+		return
+	}
+	w := &m.window
+	w.mu.Lock()
 	l := make([]uint32, 0, len(x.ranges))
 	for _, i := range x.ranges {
 		l = append(l, i)
 	}
-	m.window.mu.Unlock()
+	w.mu.Unlock()
+	slices.Sort(l)
 	m.removeRanges(op, x, l)
 }
 
