@@ -1,0 +1,63 @@
+package vfs_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/behaviour"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/behaviour/hostfs"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/daemontest"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/frontend"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/fuseclient"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/fuseclient/vfs"
+)
+
+func TestMain(m *testing.M) { os.Exit(daemontest.Main(m)) }
+
+// TestBehaviour runs the suite that the host's file system passes over every ring format and an odd descriptor layout.
+func TestBehaviour(t *testing.T) {
+	o, err := behaviour.OptionsFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []struct {
+		name   string
+		fe     frontend.Options
+		client fuseclient.Options
+		daemon []string
+		ours   bool // needs what only this project's daemon has
+	}{
+		{"split", frontend.Options{}, fuseclient.Options{}, nil, false},
+		{"two-queues", frontend.Options{Queues: 3}, fuseclient.Options{}, []string{"--queues=2"}, true},
+		{"packed", frontend.Options{Packed: true}, fuseclient.Options{}, nil, true},
+		{"pool-mixed-layout", frontend.Options{}, fuseclient.Options{Layout: fuseclient.MixedLayout}, []string{"--thread-pool-size=4"}, false},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			if mode.ours && daemontest.Foreign() {
+				t.Skip("only this project's daemon has this")
+			}
+			dir := shared(t)
+			host, err := hostfs.New(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer host.Close()
+			d := daemontest.Start(t, dir, append([]string{"--xattr"}, mode.daemon...)...)
+			c := daemontest.Mount(t, d, mode.fe, mode.client)
+			behaviour.Run(t, vfs.New(c, host.Lacks), o)
+		})
+	}
+}
+
+// shared is an empty directory that every caller may use.
+func shared(t *testing.T) string {
+	dir := filepath.Join(t.TempDir(), "shared")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
