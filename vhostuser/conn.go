@@ -60,22 +60,25 @@ func newConn(sock *net.UnixConn) *conn {
 
 // receiveHeader reads a header and the descriptors that come with its first
 // byte, which the caller owns, on an error as well. At the end of the stream
-// before a first byte it returns io.EOF.
+// before a first byte it returns io.EOF. With errTruncated the header is valid.
 func (c *conn) receiveHeader() (header, []int, error) {
 	var b [headerSize]byte
-	n, fds, err := c.receive(b[:], c.fds[:0])
-	if err != nil {
-		return header{}, fds, err
-	}
-	for n < len(b) {
-		var more int
-		more, fds, err = c.receive(b[n:], fds)
-		if err != nil {
+	fds := c.fds[:0]
+	var truncated error
+	for n := 0; n < len(b); {
+		more, all, err := c.receive(b[n:], fds)
+		fds = all
+		switch {
+		case errors.Is(err, errTruncated):
+			truncated = err
+		case err != nil && n > 0:
 			return header{}, fds, unexpectedEOF(err)
+		case err != nil:
+			return header{}, fds, err
 		}
 		n += more
 	}
-	return decodeHeader(b[:]), fds, nil
+	return decodeHeader(b[:]), fds, truncated
 }
 
 // receivePayload reads size bytes, which are valid until the next call.
@@ -113,10 +116,10 @@ func (c *conn) receive(b []byte, fds []int) (int, []int, error) {
 	switch {
 	case err != nil:
 		return n, fds, err
-	case flags&unix.MSG_CTRUNC != 0 || parseErr != nil:
-		return n, fds, errTruncated
 	case n == 0:
 		return n, fds, io.EOF
+	case flags&unix.MSG_CTRUNC != 0 || parseErr != nil:
+		return n, fds, errTruncated
 	}
 	return n, fds, nil
 }

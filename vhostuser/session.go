@@ -115,7 +115,11 @@ func (s *session) serveOne() error {
 	m := &message{request: Request(h.request), fds: fds}
 	defer m.closeFDs()
 	if err != nil {
-		return s.receiveError("message header", err)
+		what := "message header"
+		if h.request != 0 {
+			what = m.request.String()
+		}
+		return s.receiveError(what, err)
 	}
 	r, err := checkHeader(h)
 	if err != nil {
