@@ -1,0 +1,211 @@
+package device
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
+	"github.com/virtiofsd-go/virtiofsd-go/virtqueue"
+)
+
+// ring is one queue of the device, over all its lives.
+type ring struct {
+	dev   *Device
+	index int
+	call  signaller
+	errs  signaller
+	stats QueueStats
+
+	// place is where the ring stopped. Only the session's goroutine uses it.
+	place place
+
+	mu sync.Mutex
+	// run is the life of the ring; nil: it is stopped.
+	run *run
+	// era counts the times that the driver began anew. What belongs to an
+	// era that is over is of no interest to anybody.
+	era uint64
+	// kept are the chains that a stop cut short, to be served again.
+	kept []virtqueue.Head
+	// still are those that are being served although the ring has stopped:
+	// they must not be served twice.
+	still []virtqueue.Head
+	// done are those of still that have been served while it was stopped.
+	done []completion
+}
+
+// completion is a chain that has been served.
+type completion struct {
+	head    virtqueue.Head
+	written uint32
+}
+
+// place identifies where a ring is. A ring that starts at the place where it
+// stopped goes on; at any other the driver begins anew.
+type place struct {
+	desc, avail, used uint64
+	size, base        uint32
+}
+
+// start starts the ring. It takes over the kick descriptor.
+func (r *ring) start(cfg vhostuser.Ring) error {
+	q, err := virtqueue.New(virtqueue.Config{
+		Index: r.index, Size: cfg.Size,
+		DescUser: cfg.Desc, AvailUser: cfg.Avail, UsedUser: cfg.Used,
+		Base: cfg.Base, Features: cfg.Features, Mem: cfg.Mem,
+		Inflight: cfg.Inflight, LogUsed: cfg.Log, UsedLogGPA: cfg.UsedLogGPA,
+	})
+	if err != nil {
+		if cfg.Kick >= 0 {
+			unix.Close(cfg.Kick)
+		}
+		return fmt.Errorf("queue %d: %w", r.index, err)
+	}
+	w, err := newWaiter(cfg.Kick)
+	if err != nil {
+		q.Close()
+		return fmt.Errorf("queue %d: %w", r.index, err)
+	}
+	at := place{cfg.Desc, cfg.Avail, cfg.Used, cfg.Size, cfg.Base}
+	if at != r.place {
+		r.forget()
+		r.place = at
+	}
+	u := &run{ring: r, dev: r.dev, q: q, w: w, ended: make(chan struct{})}
+	u.enabled.Store(cfg.Enabled)
+	r.goOn(u)
+	if i, ok := r.dev.opts.Server.(Interrupter); ok {
+		i.Resume(r.index)
+	}
+	go u.read()
+	return nil
+}
+
+// goOn makes u the life of the ring and gives it what the one before has left.
+func (r *ring) goOn(u *run) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u.era = r.era
+	u.again = r.kept
+	for _, c := range r.done {
+		u.q.PushHead(c.head, c.written)
+	}
+	for _, h := range u.q.Resubmit() {
+		if !slices.Contains(u.again, h) && !slices.Contains(r.still, h) &&
+			!slices.ContainsFunc(r.done, func(c completion) bool { return c.head == h }) {
+			u.again = append(u.again, h)
+		}
+	}
+	u.hasAgain.Store(len(u.again) > 0)
+	u.publish()
+	r.kept, r.done = nil, nil
+	r.run = u
+}
+
+// enable allows or forbids the reader to look at the ring.
+func (r *ring) enable(on bool) {
+	if u := r.run; u != nil {
+		u.enabled.Store(on)
+		u.w.call()
+	}
+}
+
+// stop stops the ring and returns where it goes on.
+func (r *ring) stop() (base uint32, err error) {
+	u := r.run
+	if u == nil {
+		return r.place.base, nil
+	}
+	late := u.stop(r.dev.opts.StopLimit)
+
+	r.mu.Lock()
+	u.mu.Lock()
+	r.run = nil
+	r.kept = append(append(r.kept, u.again...), u.parked...)
+	r.still = append(r.still, late...)
+	u.mu.Unlock()
+	r.mu.Unlock()
+	base = u.q.Base()
+	r.place.base = base
+	if n := len(late); n > 0 {
+		r.stats.Late.Add(uint64(n))
+		err = fmt.Errorf("queue %d: %d requests are still being served after %v; is a disk or network file system stuck?", r.index, n, r.dev.opts.StopLimit)
+	}
+	return base, err
+}
+
+// forget drops what the ring, which is stopped, has kept for going on.
+func (r *ring) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.era++
+	r.kept, r.still, r.done = nil, nil, nil
+	r.place = place{}
+}
+
+// late completes a chain of a life u that is over: in the life that goes on from
+// there, or when there will be one.
+func (r *ring) late(u *run, h virtqueue.Head, written uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.settle(u, h) {
+		return
+	}
+	if r.run != nil && r.run.push(h, written) {
+		r.run.publish()
+		return
+	}
+	r.done = append(r.done, completion{h, written})
+}
+
+// keep has a chain of a life u that is over served again in the next one.
+func (r *ring) keep(u *run, h virtqueue.Head) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.settle(u, h) {
+		return
+	}
+	if next := r.run; next != nil {
+		next.mu.Lock()
+		alive := !next.dead
+		if alive {
+			next.again = append(next.again, h)
+			next.hasAgain.Store(true)
+		}
+		next.mu.Unlock()
+		if alive {
+			next.w.call()
+			return
+		}
+	}
+	r.kept = append(r.kept, h)
+}
+
+// settle notes that a chain of a life u that is over is no longer being served.
+// It returns false if nobody wants to know. mu is held.
+func (r *ring) settle(u *run, h virtqueue.Head) bool {
+	if r.era != u.era {
+		return false
+	}
+	r.still = slices.DeleteFunc(r.still, func(s virtqueue.Head) bool { return s == h })
+	return true
+}
+
+// setSignal points s at fd, which it takes over.
+func (r *ring) setSignal(s *signaller, what string, fd int) {
+	if err := s.set(fd); err != nil {
+		r.dev.limited.warn(kindSignal, "an eventfd of the front-end can't be used", "queue", r.index, "for", what, "err", err)
+	}
+}
+
+// setLog turns the logging of writes to the used ring on or off.
+func (r *ring) setLog(on bool, usedGPA uint64) {
+	if u := r.run; u != nil {
+		if q, ok := any(u.q).(interface{ SetLog(bool, uint64) }); ok {
+			q.SetLog(on, usedGPA)
+		}
+	}
+}

@@ -1,0 +1,407 @@
+package device
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/virtiofsd-go/virtiofsd-go/virtqueue"
+)
+
+// run is one life of a ring, from its start to its stop.
+type run struct {
+	ring *ring
+	dev  *Device
+	q    *virtqueue.Queue
+	w    *waiter
+	era  uint64
+
+	enabled  atomic.Bool
+	stopping atomic.Bool
+	ended    chan struct{} // closed when the reader has ended
+	// serving is the head of the chain that the reader serves, plus one.
+	serving atomic.Uint32
+
+	mu sync.Mutex
+	// dead means that the ring belongs to the front-end again: nothing of it
+	// may be touched any more.
+	dead bool
+	// again are chains to be served before any new one, and hasAgain says
+	// that there are some.
+	again    []virtqueue.Head
+	hasAgain atomic.Bool
+	// parked are chains that wait for the ring to go on.
+	parked []virtqueue.Head
+	free   freeList
+	handed *request // requests that are with a worker
+	count  int      // of them
+	drain  chan struct{}
+}
+
+// A batch is published after this many requests or bytes, so that the driver
+// need not wait for all of a full ring.
+const (
+	batchRequests = 32
+	batchBytes    = 256 << 10
+)
+
+// read is a reader: it serves the ring until it is stopped. Its OS thread ends
+// with it.
+func (u *run) read() {
+	runtime.LockOSThread()
+	th, err := u.dev.opts.Server.NewThread()
+	if err != nil {
+		u.giveUp(kindThread, err)
+		u.idleUntilStop()
+		close(u.ended)
+		return
+	}
+	sane, err := u.readWith(th)
+	closeThread(th)
+	if !sane {
+		// What the thread holds (credentials, for one) can't be trusted.
+		go u.read()
+		return
+	}
+	if err != nil {
+		u.giveUp(kindRing, err)
+		u.idleUntilStop()
+	}
+	close(u.ended)
+}
+
+// readWith serves the ring with th until it is stopped, or broken. It returns
+// sane false when th can't be used any more.
+func (u *run) readWith(th Thread) (sane bool, err error) {
+	r := u.newRequest()
+	for !u.stopping.Load() {
+		if u.enabled.Load() {
+			u.q.DisableNotify()
+			worked, sane, err := u.serveAvailable(th, &r)
+			if !sane || err != nil {
+				return sane, err
+			}
+			if worked {
+				u.w.found()
+			}
+			if u.stopping.Load() || worked && u.spin() || u.q.EnableNotify() {
+				continue
+			}
+		}
+		if err := u.w.wait(); err != nil {
+			return true, err
+		}
+		u.ring.stats.Wakeups.Add(1)
+	}
+	return true, nil
+}
+
+// serveAvailable serves all available chains in batches. *r is the request to
+// use; it is replaced when a worker takes it.
+func (u *run) serveAvailable(th Thread, r **request) (worked, sane bool, err error) {
+	for more := true; more; {
+		var n int
+		n, more, sane, err = u.serveBatch(th, r)
+		if n > 0 {
+			worked = true
+			u.ring.stats.Requests.Add(uint64(n))
+			u.ring.stats.Batches.Add(1)
+			u.publish()
+		}
+		if !sane || err != nil {
+			return worked, sane, err
+		}
+	}
+	return worked, true, nil
+}
+
+// serveBatch serves one batch of n chains. more says that there may be others.
+func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err error) {
+	for bytes := 0; n < batchRequests && bytes < batchBytes; n++ {
+		if u.stopping.Load() || !u.enabled.Load() {
+			return n, false, true, nil
+		}
+		c := &(*r).chain
+		ok, err := u.take(c)
+		if err != nil {
+			if !u.refuseChain(c, err) {
+				return n, false, true, err
+			}
+			continue
+		}
+		if !ok {
+			return n, false, true, nil
+		}
+		bytes += c.In.Len() + c.Out.Len()
+		if !u.serveOne(th, r) {
+			return n + 1, false, false, nil
+		}
+	}
+	return n, true, true, nil
+}
+
+// take gets the next chain, one that is to be served again first.
+func (u *run) take(c *virtqueue.Chain) (ok bool, err error) {
+	if !u.hasAgain.Load() {
+		return u.q.Pop(c)
+	}
+	u.mu.Lock()
+	h := u.again[0]
+	u.again = u.again[1:]
+	u.hasAgain.Store(len(u.again) > 0)
+	u.mu.Unlock()
+	u.ring.stats.Recovered.Add(1)
+	err = u.q.Restore(c, h)
+	return err == nil, err
+}
+
+// refuseChain completes a chain that the driver made wrong with length 0. It
+// returns false when it is the ring that is wrong.
+func (u *run) refuseChain(c *virtqueue.Chain, err error) bool {
+	if !errors.As(err, new(*virtqueue.ChainError)) {
+		return false
+	}
+	u.ring.stats.BrokenChains.Add(1)
+	u.dev.limited.warn(kindChain, "the guest made a request that can't be read; it gets no answer", "queue", u.ring.index, "err", err)
+	u.push(c.Head, 0)
+	return true
+}
+
+// serveOne serves the request *r, or passes it on.
+func (u *run) serveOne(th Thread, r **request) (sane bool) {
+	req := *r
+	u.serving.Store(uint32(req.chain.Head) + 1)
+	written, v, sane := u.dev.serve(th, req, u.dev.inline)
+	if v != Done {
+		*r = u.newRequest()
+		u.link(req)
+		u.serving.Store(0)
+		u.route(req, v)
+		return sane
+	}
+	h := req.chain.Head
+	req.chain.Release()
+	if !u.push(h, written) {
+		u.ring.late(u, h, written)
+	}
+	u.serving.Store(0)
+	return sane
+}
+
+// route brings r, which is linked, to where it is served, or parks it.
+func (u *run) route(r *request, v Verdict) {
+	r.chain.Rewind()
+	switch v {
+	case Again:
+		u.ring.stats.Handed.Add(1)
+		u.dev.pool.submit(r)
+	case Detach:
+		u.ring.stats.Detached.Add(1)
+		u.dev.detached.submit(r)
+	default:
+		u.ring.stats.Requeued.Add(1)
+		u.park(r)
+	}
+}
+
+// work serves r on a thread of a crew and completes it, or passes it on.
+func (d *Device) work(th Thread, r *request) (sane bool) {
+	written, v, sane := d.serve(th, r, true)
+	if v == Done {
+		r.run.complete(r, written)
+	} else {
+		r.run.route(r, v)
+	}
+	return sane
+}
+
+// refuse completes r unserved, because there is no thread to serve it.
+func (d *Device) refuse(r *request, err error) {
+	d.limited.warn(kindThread, "a thread can't be started; the request is answered with an error", "err", err)
+	r.run.complete(r, 0)
+}
+
+// complete completes a request that was handed over, and frees it.
+func (u *run) complete(r *request, written uint32) {
+	h := r.chain.Head
+	r.chain.Release()
+	if u.push(h, written) {
+		u.publish()
+	} else {
+		u.ring.late(u, h, written)
+	}
+	u.unlink(r)
+}
+
+// park keeps a chain uncompleted for the next life of the ring.
+func (u *run) park(r *request) {
+	h := r.chain.Head
+	r.chain.Release()
+	u.mu.Lock()
+	dead := u.dead
+	if !dead {
+		u.parked = append(u.parked, h)
+	}
+	u.mu.Unlock()
+	if dead {
+		u.ring.keep(u, h)
+	}
+	u.unlink(r)
+}
+
+// push completes a chain, which the driver sees after publish. It returns false
+// when the ring is not ours any more.
+func (u *run) push(h virtqueue.Head, written uint32) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.dead {
+		return false
+	}
+	u.q.PushHead(h, written)
+	return true
+}
+
+// publish makes what was pushed visible to the driver, and calls it if it wants
+// to be called.
+func (u *run) publish() {
+	u.mu.Lock()
+	notify := !u.dead && u.q.Flush()
+	u.mu.Unlock()
+	if !notify {
+		return
+	}
+	u.ring.stats.Calls.Add(1)
+	if err := u.ring.call.signal(); err != nil {
+		u.dev.limited.warn(kindSignal, "the driver can't be called", "queue", u.ring.index, "err", err)
+	}
+}
+
+func (u *run) newRequest() *request {
+	u.mu.Lock()
+	r := u.free.get()
+	u.mu.Unlock()
+	r.run = u
+	return r
+}
+
+// link adds r to those that are with a worker.
+func (u *run) link(r *request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	r.before, r.after = nil, u.handed
+	if u.handed != nil {
+		u.handed.before = r
+	}
+	u.handed = r
+	u.count++
+}
+
+// unlink removes r from them and frees it.
+func (u *run) unlink(r *request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if r.before != nil {
+		r.before.after = r.after
+	} else {
+		u.handed = r.after
+	}
+	if r.after != nil {
+		r.after.before = r.before
+	}
+	r.before, r.after = nil, nil
+	if u.count--; u.count == 0 && u.drain != nil {
+		close(u.drain)
+		u.drain = nil
+	}
+	u.free.put(r)
+}
+
+// spin looks at the ring for a short time before the reader goes to sleep, and
+// returns whether there is something.
+func (u *run) spin() bool {
+	limit := u.dev.opts.Spin
+	if limit == 0 {
+		return false
+	}
+	for begin := time.Now(); time.Since(begin) < limit && !u.stopping.Load(); {
+		for range 16 {
+			if u.q.Pending() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// giveUp tells the front-end that the ring is broken. It is not looked at again
+// until it is started anew.
+func (u *run) giveUp(k kind, err error) {
+	u.ring.stats.BrokenRings.Add(1)
+	u.dev.limited.warn(k, "a queue is given up until the driver resets the device", "queue", u.ring.index, "err", err)
+	if err := u.ring.errs.signal(); err != nil {
+		u.dev.limited.warn(kindSignal, "the front-end can't be told about a broken queue", "queue", u.ring.index, "err", err)
+	}
+	u.w.forgetKick()
+}
+
+func (u *run) idleUntilStop() {
+	for !u.stopping.Load() {
+		if u.w.wait() != nil {
+			// The flag tells of the stop too.
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// stop ends the reader and waits at most limit for what is being served. It
+// returns the chains that are not done by then: nothing is written to the ring
+// for them any more.
+func (u *run) stop(limit time.Duration) (late []virtqueue.Head) {
+	u.stopping.Store(true)
+	u.w.call()
+	if i, ok := u.dev.opts.Server.(Interrupter); ok {
+		i.Interrupt(u.ring.index)
+	}
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	select {
+	case <-u.ended:
+		u.waitHanded(timeout.C)
+		u.w.close()
+		defer u.q.Close()
+	case <-timeout.C:
+		go func() {
+			<-u.ended
+			u.w.close()
+			u.q.Close()
+		}()
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.dead = true
+	if h := u.serving.Load(); h != 0 {
+		late = append(late, virtqueue.Head(h-1))
+	}
+	for r := u.handed; r != nil; r = r.after {
+		late = append(late, r.chain.Head)
+	}
+	return late
+}
+
+// waitHanded waits until no request is with a worker, or until timeout.
+func (u *run) waitHanded(timeout <-chan time.Time) {
+	u.mu.Lock()
+	drain := make(chan struct{})
+	if u.count == 0 {
+		close(drain)
+	} else {
+		u.drain = drain
+	}
+	u.mu.Unlock()
+	select {
+	case <-drain:
+	case <-timeout:
+	}
+}

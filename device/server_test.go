@@ -1,0 +1,132 @@
+package device_test
+
+import (
+	"bytes"
+	"errors"
+
+	"sync"
+	"sync/atomic"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
+	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
+)
+
+// echo is a server that answers what it gets, and does before what the first
+// word says:
+//
+//	block   not on a reader; waits for release
+//	wait    not on a reader or a worker; waits for release or an interrupt
+//	panic   panics
+//	long    claims to have written more than there is
+type echo struct {
+	release  chan struct{}
+	threads  atomic.Int32 // that exist
+	failNew  atomic.Bool  // NewThread fails
+	served   atomic.Int64
+	resets   atomic.Int32
+	stops    atomic.Int32
+	blocking atomic.Int32 // requests that wait for release
+
+	mu          sync.Mutex
+	interrupted map[int]chan struct{}
+}
+
+func newEcho() *echo {
+	return &echo{release: make(chan struct{}), interrupted: map[int]chan struct{}{}}
+}
+
+func (e *echo) NewThread() (device.Thread, error) {
+	if e.failNew.Load() {
+		return nil, errors.New("no more threads")
+	}
+	e.threads.Add(1)
+	return &echoThread{server: e, buf: make([]byte, inSize)}, nil
+}
+
+func (e *echo) RingsStopped() { e.stops.Add(1) }
+func (e *echo) Reset()        { e.resets.Add(1) }
+
+func (e *echo) Interrupt(q int) {
+	c := e.interruption(q)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+func (e *echo) Resume(q int) {
+	e.mu.Lock()
+	delete(e.interrupted, q)
+	e.mu.Unlock()
+}
+
+func (e *echo) interruption(q int) chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.interrupted[q] == nil {
+		e.interrupted[q] = make(chan struct{})
+	}
+	return e.interrupted[q]
+}
+
+type echoThread struct {
+	server *echo
+	buf    []byte
+	spoilt bool
+}
+
+func (t *echoThread) Close() { t.server.threads.Add(-1) }
+
+func (t *echoThread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (uint32, device.Verdict) {
+	if t.spoilt {
+		panic("the thread is used after a panic")
+	}
+	n, err := in.CopyOut(t.buf[:min(in.Len(), len(t.buf))])
+	if err != nil {
+		return 0, device.Done
+	}
+	if v := t.before(q, t.buf[:n], mayBlock); v != device.Done {
+		return 0, v
+	}
+	if string(t.buf[:n]) == "long" {
+		return 1 << 30, device.Done
+	}
+	written, err := out.CopyIn(t.buf[:n])
+	if err != nil {
+		return 0, device.Done
+	}
+	t.server.served.Add(1)
+	return uint32(written), device.Done
+}
+
+func (t *echoThread) before(q int, text []byte, mayBlock bool) device.Verdict {
+	word, _, _ := bytes.Cut(text, []byte(" "))
+	switch string(word) {
+	case "panic":
+		t.spoilt = true
+		panic("as told")
+	case "block":
+		if !mayBlock {
+			return device.Again
+		}
+		t.server.blocking.Add(1)
+		<-t.server.release
+		t.server.blocking.Add(-1)
+	case "wait":
+		if !mayBlock {
+			return device.Detach
+		}
+		stop := t.server.interruption(q)
+		t.server.blocking.Add(1)
+		defer t.server.blocking.Add(-1)
+		select {
+		case <-t.server.release:
+		case <-stop:
+			return device.Requeue
+		}
+	}
+	return device.Done
+}

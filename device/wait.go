@@ -1,0 +1,116 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// waiter is what a reader sleeps on: the kick eventfd of its queue, and an
+// eventfd of its own by which it is called to change state.
+//
+// The kick is watched edge-triggered and never read: each write to it is an
+// edge, so that a wake-up costs one system call, and it does not matter whether
+// the front-end made it blocking (its file status flags are shared with the
+// front-end and so can't be changed here). The counter only grows; at its
+// maximum, which takes 2^64 kicks, writers would get EAGAIN.
+type waiter struct {
+	epfd   int
+	callFD int
+	kick   int // -1: the driver can't kick, the ring has to be looked at from time to time
+	events [2]unix.EpollEvent
+
+	// polls counts the waits in a row that brought nothing in polling mode.
+	polls uint
+}
+
+const (
+	pollFirst = 50 * time.Microsecond
+	pollMost  = 4 * time.Millisecond
+)
+
+// newWaiter takes over kick, on failure too.
+func newWaiter(kick int) (*waiter, error) {
+	w := &waiter{epfd: -1, callFD: -1, kick: kick}
+	var err error
+	if w.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		w.close()
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	if w.callFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		w.close()
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	err = unix.EpollCtl(w.epfd, unix.EPOLL_CTL_ADD, w.callFD, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(w.callFD)})
+	if err == nil && kick >= 0 {
+		err = unix.EpollCtl(w.epfd, unix.EPOLL_CTL_ADD, kick, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(kick)})
+	}
+	if err != nil {
+		w.close()
+		return nil, fmt.Errorf("the kick descriptor can't be waited for: %w", err)
+	}
+	return w, nil
+}
+
+// wait sleeps until there is a kick or a call, or in polling mode until it is
+// time to look. It returns an error only when waiting is impossible.
+func (w *waiter) wait() error {
+	n, err := w.epollWait()
+	if err != nil && err != unix.EINTR {
+		return fmt.Errorf("waiting for a kick: %w", err)
+	}
+	for _, e := range w.events[:max(n, 0)] {
+		if int(e.Fd) == w.callFD {
+			var b [8]byte
+			unix.Read(w.callFD, b[:])
+		} else if e.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && e.Events&unix.EPOLLIN == 0 {
+			return errKickBroken
+		}
+	}
+	return nil
+}
+
+var errKickBroken = errors.New("the kick descriptor is broken: it is no eventfd, or its other end is closed")
+
+func (w *waiter) epollWait() (int, error) {
+	if w.kick >= 0 {
+		return unix.EpollWait(w.epfd, w.events[:], -1)
+	}
+	d := min(pollFirst<<min(w.polls, 10), pollMost)
+	w.polls++
+	if d >= time.Millisecond {
+		return unix.EpollWait(w.epfd, w.events[:], int(d/time.Millisecond))
+	}
+	// epoll_wait counts in milliseconds. A call is left for the next one.
+	ts := unix.NsecToTimespec(int64(d))
+	_, err := unix.Ppoll([]unix.PollFd{{Fd: int32(w.callFD), Events: unix.POLLIN}}, &ts, nil)
+	return 0, err
+}
+
+// found tells that there was something in the ring.
+func (w *waiter) found() { w.polls = 0 }
+
+// call wakes the reader, from any goroutine.
+func (w *waiter) call() { unix.Write(w.callFD, eventOne[:]) }
+
+// forgetKick has wait ignore the kick from now on.
+func (w *waiter) forgetKick() {
+	if w.kick >= 0 {
+		unix.EpollCtl(w.epfd, unix.EPOLL_CTL_DEL, w.kick, nil)
+	}
+}
+
+// close closes the descriptors, kick too. Nobody may wait or call any more.
+func (w *waiter) close() {
+	for _, fd := range []int{w.epfd, w.callFD, w.kick} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	w.epfd, w.callFD, w.kick = -1, -1, -1
+}
+
+// eventOne is the value 1 as it is written to an eventfd.
+var eventOne = [8]byte{1}
