@@ -68,22 +68,30 @@ func (c *Chain) add(addr uint64, n uint32, flags uint16) error {
 	return nil
 }
 
-// descriptor is a descriptor as it was copied, of either ring format: id is the
-// next index of a split ring's and the buffer id of a packed ring's.
+// descriptor is a descriptor as it was copied. Where the formats differ, link is
+// the next index of a split ring's and the buffer id of a packed ring's.
 type descriptor struct {
 	addr  uint64
 	len   uint32
-	third uint16
-	forth uint16
+	flags uint16
+	link  uint16
 }
 
-func decode(b *[descSize]byte) descriptor {
+// decodeSplit reads struct virtq_desc.
+func decodeSplit(b *[descSize]byte) descriptor {
 	return descriptor{
 		addr:  binary.LittleEndian.Uint64(b[:]),
 		len:   binary.LittleEndian.Uint32(b[8:]),
-		third: binary.LittleEndian.Uint16(b[12:]),
-		forth: binary.LittleEndian.Uint16(b[14:]),
+		flags: binary.LittleEndian.Uint16(b[12:]),
+		link:  binary.LittleEndian.Uint16(b[14:]),
 	}
+}
+
+// decodePacked reads struct pvirtq_desc.
+func decodePacked(b *[descSize]byte) descriptor {
+	d := decodeSplit(b)
+	d.flags, d.link = d.link, d.flags
+	return d
 }
 
 // indirectTable walks an indirect table: along next where linked is set (split),
@@ -105,8 +113,11 @@ func (c *Chain) indirectTable(addr uint64, n uint32, linked bool) error {
 		if !c.table.Read(raw[:], addr+uint64(index)*descSize) {
 			return errAddress
 		}
-		d := decode(&raw)
-		flags := d.forth
+		d := decodePacked(&raw)
+		if linked {
+			d = decodeSplit(&raw)
+		}
+		flags := d.flags
 		if flags&descIndirect != 0 {
 			return errNested
 		}
@@ -120,9 +131,9 @@ func (c *Chain) indirectTable(addr uint64, n uint32, linked bool) error {
 		if flags&descNext == 0 {
 			return nil
 		}
-		if uint32(d.third) >= count {
+		if uint32(d.link) >= count {
 			return errNext
 		}
-		index = uint32(d.third)
+		index = uint32(d.link)
 	}
 }

@@ -124,10 +124,10 @@ func (f *packedInflight) recover(p *packedRing) error {
 			b := f.at(j)
 			pc.descs = append(pc.descs, descriptor{
 				addr: binary.LittleEndian.Uint64(f.mem[b+pkAddr:]), len: binary.LittleEndian.Uint32(f.mem[b+pkLen:]),
-				third: f.get(b + pkID), forth: f.get(b + pkFlags)})
+				link: f.get(b + pkID), flags: f.get(b + pkFlags)})
 			j = f.get(b + pkNext)
 		}
-		id := pc.descs[len(pc.descs)-1].third
+		id := pc.descs[len(pc.descs)-1].link
 		if id >= f.size {
 			return fmt.Errorf("the in-flight region holds buffer id %d of a packed ring of %d", id, f.size)
 		}
@@ -166,8 +166,8 @@ func (f *packedInflight) begin(descs []descriptor) uint16 {
 		b := f.at(free)
 		binary.LittleEndian.PutUint64(f.mem[b+pkAddr:], d.addr)
 		binary.LittleEndian.PutUint32(f.mem[b+pkLen:], d.len)
-		f.put(b+pkID, d.third)
-		f.put(b+pkFlags, d.forth)
+		f.put(b+pkID, d.link)
+		f.put(b+pkFlags, d.flags)
 		last, free = free, f.get(b+pkNext)
 	}
 	f.put(a+pkLast, last)

@@ -112,14 +112,14 @@ func (p *packedRing) next(c *Chain) error {
 			return fmt.Errorf("%w: the chain at slot %d is longer than the ring", ErrRing, first)
 		}
 		p.q.desc.Read(raw[:], uint64(at.index)*descSize)
-		d := decode(&raw)
+		d := decodePacked(&raw)
 		c.descs = append(c.descs, d)
 		at.advance(1, p.size)
-		if d.forth&descNext == 0 {
+		if d.flags&descNext == 0 {
 			break
 		}
 	}
-	id := c.descs[len(c.descs)-1].third
+	id := c.descs[len(c.descs)-1].link
 	if id >= p.size {
 		return fmt.Errorf("%w: buffer id %d in a ring of %d", ErrRing, id, p.size)
 	}
@@ -141,7 +141,7 @@ func (p *packedRing) restore(c *Chain, h Head) error {
 		return fmt.Errorf("%w: buffer id %d in a ring of %d", ErrRing, h, p.size)
 	}
 	for _, d := range p.chains[h].descs {
-		if d.forth&descIndirect != 0 {
+		if d.flags&descIndirect != 0 {
 			switch {
 			case !p.q.indirect:
 				return errNoFeature
@@ -150,7 +150,7 @@ func (p *packedRing) restore(c *Chain, h Head) error {
 			}
 			return c.indirectTable(d.addr, d.len, false)
 		}
-		if err := c.add(d.addr, d.len, d.forth); err != nil {
+		if err := c.add(d.addr, d.len, d.flags); err != nil {
 			return err
 		}
 	}

@@ -85,8 +85,8 @@ func (s *splitRing) restore(c *Chain, h Head) error {
 	index := uint16(h)
 	for seen := uint64(0); seen < s.count(); seen++ {
 		s.q.desc.Read(raw[:], uint64(index)*descSize)
-		d := decode(&raw)
-		flags := d.forth
+		d := decodeSplit(&raw)
+		flags := d.flags
 		if flags&descIndirect != 0 {
 			switch {
 			case !s.q.indirect:
@@ -102,10 +102,10 @@ func (s *splitRing) restore(c *Chain, h Head) error {
 		if flags&descNext == 0 {
 			return nil
 		}
-		if d.third > s.size {
+		if d.link > s.size {
 			return errNext
 		}
-		index = d.third
+		index = d.link
 	}
 	return errLoop
 }
