@@ -124,18 +124,32 @@ func equal[V comparable](t *T, got, want V, what string, args ...any) {
 	}
 }
 
-// sameBytes compares data and says only where they part.
+// difference says where got and want part.
+func difference(got, want []byte) error {
+	if bytes.Equal(got, want) {
+		return nil
+	}
+	first, last := -1, -1
+	for i := range min(len(got), len(want)) {
+		if got[i] != want[i] {
+			last = i
+			if first < 0 {
+				first = i
+			}
+		}
+	}
+	if first < 0 {
+		return fmt.Errorf("%d bytes, want %d", len(got), len(want))
+	}
+	return fmt.Errorf("%d bytes, want %d; they differ from %d to %d: %.16x, want %.16x", len(got), len(want), first, last,
+		got[first:min(len(got), first+16)], want[first:min(len(want), first+16)])
+}
+
 func (t *T) sameBytes(got, want []byte, what string) {
 	t.Helper()
-	if bytes.Equal(got, want) {
-		return
+	if err := difference(got, want); err != nil {
+		t.Fatalf("%s: %v", what, err)
 	}
-	i := 0
-	for i < len(got) && i < len(want) && got[i] == want[i] {
-		i++
-	}
-	t.Fatalf("%s: %d bytes, want %d; first difference at %d: %.16x, want %.16x", what, len(got), len(want), i,
-		got[i:min(len(got), i+16)], want[i:min(len(want), i+16)])
 }
 
 // open opens by fs, which may be another view of the case's directory, and closes when the case ends.

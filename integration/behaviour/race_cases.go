@@ -275,8 +275,8 @@ var raceCases = []testCase{
 				if _, err := f.Pread(p, int64(w)*size); err != nil {
 					return err
 				}
-				if !bytes.Equal(p, pattern(size, byte(w*31+i))) {
-					return fmt.Errorf("worker %d read other bytes than it wrote in step %d", w, i)
+				if err := difference(p, pattern(size, byte(w*31+i))); err != nil {
+					return fmt.Errorf("worker %d, step %d: %w", w, i, err)
 				}
 			}
 			return nil
@@ -404,8 +404,8 @@ var raceCases = []testCase{
 				if _, err := f.Pread(p, base); err != nil {
 					return err
 				}
-				if !bytes.Equal(p, zeroed(want, hole, 50000)) {
-					return fmt.Errorf("worker %d: other bytes than were written in step %d", w, i)
+				if err := difference(p, zeroed(want, hole, 50000)); err != nil {
+					return fmt.Errorf("worker %d, step %d: %w", w, i, err)
 				}
 			}
 			return nil
