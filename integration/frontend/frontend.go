@@ -407,3 +407,16 @@ func eventfd() (int, error) {
 
 // Fault adds to the list of what the daemon did against the rules; for the layers above.
 func (f *Frontend) Fault(s string) { f.fault("%s", s) }
+
+// Hangup returns when the daemon has closed the connection, or the connection was closed here.
+func (f *Frontend) Hangup() {
+	c := f.conn
+	c.closeMu.RLock()
+	defer c.closeMu.RUnlock()
+	for !c.closed {
+		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLRDHUP}}
+		if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}

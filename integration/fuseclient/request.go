@@ -134,7 +134,30 @@ func (r *Request) Submit() error {
 	h := view[fuse.InHeader](r.in)
 	h.Length = uint32(r.inLen + r.dataOut)
 	h.Unique = r.c.nextUnique()
-	r.unique = h.Unique
+	return r.SubmitAsIs()
+}
+
+// Memory is where a request that was made elsewhere goes: header and arguments in one, data in the other. SetArgs,
+// SendData, Expect, ExpectData and NoReply say how much of it counts, and SubmitAsIs sends it.
+func (r *Request) Memory() (in, data []byte) {
+	r.inLen, r.dataOut, r.outArgs, r.dataIn = inHeaderSize, 0, 0, 0
+	r.variable, r.noReply, r.NoTimeout = false, false, false
+	r.Err, r.N = 0, 0
+	return r.in, r.data
+}
+
+// RawReply is the reply's header and arguments, and its data, whatever they say.
+func (r *Request) RawReply() (out, data []byte) {
+	if r.Err != 0 {
+		return r.out[:outHeaderSize], nil
+	}
+	n := min(r.N, r.outArgs)
+	return r.out[:outHeaderSize+n], r.data[:r.N-n]
+}
+
+// SubmitAsIs is Submit of a header that is complete.
+func (r *Request) SubmitAsIs() error {
+	r.unique = view[fuse.InHeader](r.in).Unique
 	if !r.noReply {
 		*view[fuse.OutHeader](r.out) = fuse.OutHeader{}
 	}

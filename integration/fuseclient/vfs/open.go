@@ -69,11 +69,6 @@ func (v *view) open(w *walk, flags int) (*file, error) {
 	} else if truncate && v.killprivV2() && !v.root() {
 		openFlags = fuse.OPEN_KILL_SUIDGID
 	}
-	if truncate {
-		if err := v.removePrivileges(n.id); err != nil {
-			return nil, err
-		}
-	}
 	out, err := v.t.c.Open(v.caller(), n.id, sent, openFlags, n.isDir())
 	if err != nil && err != unix.ENOSYS {
 		return nil, err

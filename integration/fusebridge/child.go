@@ -1,0 +1,65 @@
+package fusebridge
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/frontend"
+)
+
+const (
+	childVariable = "FUSEBRIDGE_CHILD" // Options of the bridge, as JSON
+	childFuseFD   = 3
+	childReady    = "ready\n"
+)
+
+// Child does the forwarding and exits, if this process was started by Mount; else it returns at once.
+func Child() {
+	config := os.Getenv(childVariable)
+	if config == "" {
+		return
+	}
+	if err := child(config); err != nil {
+		fmt.Fprintln(os.Stderr, "fusebridge:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func child(config string) error {
+	var o Options
+	if err := json.Unmarshal([]byte(config), &o); err != nil {
+		return err
+	}
+	unix.CloseOnExec(childFuseFD)
+	fe, err := frontend.Open(o.Socket, frontend.Options{Queues: o.Queues, QueueSize: 1024, Packed: o.Packed})
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(os.Stdout, childReady); err != nil {
+		return err
+	}
+	// Leaving closes /dev/fuse, by which the kernel aborts what is left.
+	gone := make(chan error, 3)
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		gone <- fmt.Errorf("the process that mounted has ended")
+	}()
+	go func() {
+		fe.Hangup()
+		gone <- fmt.Errorf("the daemon has closed the connection")
+	}()
+	go func() { gone <- forward(childFuseFD, fe) }()
+	err = <-gone
+	for _, s := range fe.Faults() {
+		fmt.Fprintln(os.Stderr, "fusebridge: fault of the daemon:", s)
+		if err == nil {
+			err = fmt.Errorf("the daemon committed %d faults", len(fe.Faults()))
+		}
+	}
+	return err
+}

@@ -1,0 +1,137 @@
+package fusebridge_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/behaviour"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/behaviour/hostfs"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/daemontest"
+	"github.com/virtiofsd-go/virtiofsd-go/integration/fusebridge"
+)
+
+func TestMain(m *testing.M) {
+	fusebridge.Child()
+	os.Exit(daemontest.Main(m))
+}
+
+func mount(t *testing.T, o fusebridge.Options, daemon ...string) (*fusebridge.Bridge, string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("this kernel has no FUSE")
+	}
+	dir := filepath.Join(t.TempDir(), "shared")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	d := daemontest.Start(t, dir, daemon...)
+	o.Socket = d.Socket
+	log := &bytes.Buffer{}
+	o.Log = log
+	b, err := fusebridge.Mount(o)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil && !forgiven(log.String()) {
+			t.Errorf("%v\n%s", err, log)
+		}
+	})
+	return b, dir
+}
+
+func forgiven(log string) bool {
+	return strings.Contains(log, "the daemon has closed the connection") // a test killed it
+}
+
+// TestKernelBehaviour runs the suite through the host's kernel, page cache and mmap included.
+func TestKernelBehaviour(t *testing.T) {
+	o, err := behaviour.OptionsFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []struct {
+		name   string
+		daemon []string
+	}{
+		{"cache-auto", []string{"--xattr"}},
+		{"cache-never", []string{"--xattr", "--cache=never"}},
+		{"writeback", []string{"--xattr", "--cache=always", "--writeback"}},
+		{"acl", []string{"--xattr", "--posix-acl"}},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			b, _ := mount(t, fusebridge.Options{}, mode.daemon...)
+			fs, err := hostfs.New(b.Dir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fs.Close()
+			behaviour.Run(t, fs, o)
+		})
+	}
+}
+
+func TestDeadDaemonLeavesNoProcessWaiting(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := t.TempDir()
+	d := daemontest.Start(t, dir)
+	b, err := fusebridge.Mount(fusebridge.Options{Socket: d.Socket, Log: &bytes.Buffer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	f, err := os.Create(filepath.Join(b.Dir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(d.PID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-d.Done()
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.Write(make([]byte, 1<<16))
+		f.Close()
+		_, err = os.Stat(filepath.Join(b.Dir(), "file2"))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("a file system without a daemon found a file")
+		}
+	case <-time.After(20 * time.Second):
+		b.Abort()
+		t.Fatal("a call on the mount hangs")
+	}
+}
+
+func TestOtherProcessesUseTheMountByPath(t *testing.T) {
+	b, dir := mount(t, fusebridge.Options{})
+	at := t.TempDir()
+	if err := b.Attach(at); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("sh", "-ec", "cd "+at+"; mkdir d; echo hello > d/f; mv d/f g; cat g; ls -l").CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "hello\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "g")); err != nil || string(got) != "hello\n" {
+		t.Errorf("on the host: %q, %v", got, err)
+	}
+}
