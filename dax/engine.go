@@ -28,6 +28,7 @@ type engine struct {
 
 	forgetMu sync.Mutex
 	forgets  []*Inode
+	forgetOp *Op // the loop's own
 
 	// mu makes one reclaim run at a time. It is taken before any inode's lock.
 	mu      sync.Mutex
@@ -71,7 +72,7 @@ func kickBytes(memory uint64) uint64 {
 
 func (e *engine) start(m *Manager) {
 	e.m = m
-	e.op = m.NewOp()
+	e.op, e.forgetOp = m.NewOp(), m.NewOp()
 	e.quit = make(chan struct{})
 	e.stopFD, e.kicked = -1, -1
 	if m.cfg.Backing != Managed {
@@ -283,7 +284,7 @@ func (e *engine) forget() {
 	e.forgets = nil
 	e.forgetMu.Unlock()
 	for _, n := range l {
-		e.m.forgetInode(e.op, n)
+		e.m.forgetInode(e.forgetOp, n)
 	}
 }
 

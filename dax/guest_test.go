@@ -165,8 +165,9 @@ func guestMain(args []string) error {
 		if err := dec.Decode(&c); err != nil {
 			return nil
 		}
+		halt := v.halt.Load() // now: a "stop" that comes later must find this call running
 		go func() {
-			r := v.run(&c)
+			r := v.run(&c, halt)
 			r.ID = c.ID
 			v.mu.Lock()
 			v.enc.Encode(&r)
@@ -185,7 +186,7 @@ type vcpu struct {
 
 func (v *vcpu) at(off uint64) []byte { return v.mem[off/v.segment][off%v.segment:] }
 
-func (v *vcpu) run(c *guestCall) (r guestReply) {
+func (v *vcpu) run(c *guestCall, h uint64) (r guestReply) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	switch c.Op {
@@ -202,13 +203,13 @@ func (v *vcpu) run(c *guestCall) (r guestReply) {
 	case "stop":
 		v.halt.Add(1)
 	case "fault": // touches one byte of each page, over and over
-		for h := v.halt.Load(); v.halt.Load() == h; {
+		for v.halt.Load() == h {
 			for o := uint64(0); o < c.Len && v.halt.Load() == h; o += 4096 {
 				r.N += uint64(v.at(c.Off + o)[0])&1 + 1
 			}
 		}
 	case "store": // writes Data at each page's start, over and over
-		for h := v.halt.Load(); v.halt.Load() == h; {
+		for v.halt.Load() == h {
 			for o := uint64(0); o < c.Len && v.halt.Load() == h; o += 4096 {
 				copy(v.at(c.Off+o), c.Data)
 				r.N++
@@ -216,7 +217,7 @@ func (v *vcpu) run(c *guestCall) (r guestReply) {
 		}
 	case "rewrite": // rewrites whole pages and checks what was there
 		gen := make([]byte, c.Len/4096)
-		for h := v.halt.Load(); v.halt.Load() == h; {
+		for v.halt.Load() == h {
 			for o := uint64(0); o < c.Len && v.halt.Load() == h; o += 4096 {
 				p, g := v.at(c.Off + o)[:4096], &gen[o/4096]
 				for i, b := range p {
