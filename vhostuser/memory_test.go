@@ -29,8 +29,8 @@ func TestMemoryTable(t *testing.T) {
 	p.called("RegionAdded 0x1000", "RegionRemoved 0x1000")
 	p.must(SetMemTable, memTable())
 	p.called("RegionRemoved 0x0", "RegionRemoved 0x10000")
-	if dev.regionTotal != 0 {
-		t.Errorf("%d regions left", dev.regionTotal)
+	if dev.total() != 0 {
+		t.Errorf("%d regions left", dev.total())
 	}
 }
 
@@ -146,8 +146,8 @@ func TestRegion513IsRefused(t *testing.T) {
 	p.must(RemMemReg, at(100))
 	p.must(AddMemReg, at(512), ram)
 	p.askU64(GetFeatures)
-	if dev.regionTotal != 512 {
-		t.Errorf("%d regions", dev.regionTotal)
+	if dev.total() != 512 {
+		t.Errorf("%d regions", dev.total())
 	}
 }
 
@@ -188,7 +188,7 @@ func TestDirtyLog(t *testing.T) {
 	write := func(gpa uint64) {
 		t.Helper()
 		p.askU64(GetFeatures)
-		table := dev.rings[0].Mem.Acquire()
+		table := dev.ring(0).Mem.Acquire()
 		defer table.Release()
 		var b guestmem.Buffers
 		b.Reset(table)

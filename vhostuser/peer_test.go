@@ -27,7 +27,6 @@ type fakeDevice struct {
 	config      []byte
 	failStart   error
 	failEnable  error
-	onStart     func(i int, r Ring)
 	queues      int
 	mu          sync.Mutex
 	calls       []string
@@ -69,10 +68,27 @@ func (d *fakeDevice) take() []string {
 	return calls
 }
 
-func (d *fakeDevice) fault(format string, args ...any) {
+func (d *fakeDevice) faultLocked(format string, args ...any) {
+	d.faults = append(d.faults, fmt.Sprintf(format, args...))
+}
+
+// set changes what the device does.
+func (d *fakeDevice) set(change func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.faults = append(d.faults, fmt.Sprintf(format, args...))
+	change()
+}
+
+func (d *fakeDevice) ring(i int) Ring {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rings[i]
+}
+
+func (d *fakeDevice) total() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.regionTotal
 }
 
 func (d *fakeDevice) Features() uint64                   { return d.features }
@@ -82,6 +98,8 @@ func (d *fakeDevice) MaxQueueSize() int                  { return 1024 }
 func (d *fakeDevice) ShmemRegions() []uint64             { return d.shmem }
 
 func (d *fakeDevice) ReadConfig(off, n uint32) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.config == nil {
 		return nil, errors.New("no configuration")
 	}
@@ -103,15 +121,14 @@ func (d *fakeDevice) SetFeatures(acked uint64) { d.record("SetFeatures %#x", ack
 
 func (d *fakeDevice) StartRing(i int, r Ring) error {
 	d.record("StartRing %d", i)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.failStart != nil {
 		d.closeFD(r.Kick)
 		return d.failStart
 	}
-	if d.onStart != nil {
-		d.onStart(i, r)
-	}
 	if _, ok := d.rings[i]; ok {
-		d.fault("ring %d started twice", i)
+		d.faultLocked("ring %d started twice", i)
 	}
 	if r.Inflight != nil {
 		r.Inflight[0]++
@@ -123,17 +140,21 @@ func (d *fakeDevice) StartRing(i int, r Ring) error {
 
 func (d *fakeDevice) EnableRing(i int, on bool) error {
 	d.record("EnableRing %d %t", i, on)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if _, ok := d.rings[i]; !ok {
-		d.fault("ring %d is not started", i)
+		d.faultLocked("ring %d is not started", i)
 	}
 	return d.failEnable
 }
 
 func (d *fakeDevice) StopRing(i int) (uint32, error) {
 	d.record("StopRing %d", i)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	r, ok := d.rings[i]
 	if !ok {
-		d.fault("ring %d is not started", i)
+		d.faultLocked("ring %d is not started", i)
 		return 0, nil
 	}
 	d.closeFD(r.Kick)
@@ -145,11 +166,15 @@ func (d *fakeDevice) LogRing(i int, on bool, gpa uint64) { d.record("LogRing %d 
 
 func (d *fakeDevice) SetCall(i, fd int) {
 	d.record("SetCall %d %t", i, fd >= 0)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.replaceFD(d.callFDs, i, fd)
 }
 
 func (d *fakeDevice) SetErr(i, fd int) {
 	d.record("SetErr %d %t", i, fd >= 0)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.replaceFD(d.errFDs, i, fd)
 }
 
@@ -163,7 +188,7 @@ func (d *fakeDevice) replaceFD(fds map[int]int, i, fd int) {
 func (d *fakeDevice) closeFD(fd int) {
 	if fd >= 0 {
 		if err := unix.Close(fd); err != nil {
-			d.fault("closing descriptor %d: %v", fd, err)
+			d.faultLocked("closing descriptor %d: %v", fd, err)
 		}
 	}
 }
@@ -183,15 +208,19 @@ func (d *fakeDevice) channel() *BackendChannel {
 
 func (d *fakeDevice) Reset() {
 	d.record("Reset")
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if len(d.rings) != 0 {
-		d.fault("reset with %d rings running", len(d.rings))
+		d.faultLocked("reset with %d rings running", len(d.rings))
 	}
 }
 
 func (d *fakeDevice) Closed() {
 	d.record("Closed")
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if len(d.rings) != 0 {
-		d.fault("closed with %d rings running", len(d.rings))
+		d.faultLocked("closed with %d rings running", len(d.rings))
 	}
 	for i := range d.callFDs {
 		d.replaceFD(d.callFDs, i, -1)
@@ -203,12 +232,12 @@ func (d *fakeDevice) Closed() {
 
 func (d *fakeDevice) RegionAdded(r Region, _ FileID, total int) {
 	d.record("RegionAdded %#x", r.GuestAddr)
-	d.regionTotal = total
+	d.set(func() { d.regionTotal = total })
 }
 
 func (d *fakeDevice) RegionRemoved(r Region, _ FileID, total int) {
 	d.record("RegionRemoved %#x", r.GuestAddr)
-	d.regionTotal = total
+	d.set(func() { d.regionTotal = total })
 }
 
 // peer is the front-end's end of a session.

@@ -162,7 +162,7 @@ func TestStartUpSequenceOfQEMU(t *testing.T) {
 		"StartRing 0", "SetCall 0 true", "StartRing 1", "SetCall 1 true",
 		"EnableRing 0 true", "EnableRing 1 true",
 	)
-	r := dev.rings[1]
+	r := dev.ring(1)
 	if r.Size != 128 || r.Desc != 0x7f0000010000 || r.Avail != 0x7f0000011000 || r.Used != 0x7f0000012000 ||
 		r.Base != 0 || r.Kick < 0 || r.Enabled || r.Log || r.Features != 0x110000000 || r.Inflight != nil || r.Mem == nil {
 		t.Errorf("ring %+v", r)
@@ -181,8 +181,8 @@ func TestStartUpSequenceOfQEMU(t *testing.T) {
 	p.send(SetVringKick, 0, u64(0), eventfd(t))
 	p.must(SetVringEnable, state(0, 1))
 	p.called("StartRing 0", "EnableRing 0 true")
-	if dev.rings[0].Base != 5 {
-		t.Errorf("ring restarts at %d", dev.rings[0].Base)
+	if dev.ring(0).Base != 5 {
+		t.Errorf("ring restarts at %d", dev.ring(0).Base)
 	}
 	if err := p.close(); err != nil {
 		t.Error(err)
@@ -325,7 +325,7 @@ func TestRingLifeCycle(t *testing.T) {
 		p.called()
 		p.must(SetVringKick, u64(0), eventfd(t))
 		p.called("StartRing 0")
-		if !dev.rings[0].Enabled {
+		if !dev.ring(0).Enabled {
 			t.Error("ring is not enabled")
 		}
 	})
@@ -334,8 +334,8 @@ func TestRingLifeCycle(t *testing.T) {
 		vring(p)
 		p.must(SetVringKick, u64(0|vringNoFD))
 		p.called("StartRing 0")
-		if dev.rings[0].Kick != -1 {
-			t.Errorf("kick %d", dev.rings[0].Kick)
+		if dev.ring(0).Kick != -1 {
+			t.Errorf("kick %d", dev.ring(0).Kick)
 		}
 	})
 	t.Run("enabled at once without protocol features", func(t *testing.T) {
@@ -344,7 +344,7 @@ func TestRingLifeCycle(t *testing.T) {
 		vring(p)
 		p.must(SetVringKick, u64(0), eventfd(t))
 		p.called("SetFeatures 0x100000000", "StartRing 0")
-		if !dev.rings[0].Enabled {
+		if !dev.ring(0).Enabled {
 			t.Error("ring is not enabled")
 		}
 	})
@@ -361,8 +361,8 @@ func TestRingLifeCycle(t *testing.T) {
 		p.must(SetVringKick, u64(0), eventfd(t))
 		p.must(SetVringKick, u64(0), eventfd(t))
 		p.called("StartRing 0", "StopRing 0", "StartRing 0")
-		if dev.rings[0].Base != 5 {
-			t.Errorf("goes on at %d", dev.rings[0].Base)
+		if dev.ring(0).Base != 5 {
+			t.Errorf("goes on at %d", dev.ring(0).Base)
 		}
 	})
 	t.Run("call and err replaced while it runs", func(t *testing.T) {
@@ -392,18 +392,18 @@ func TestRingLifeCycle(t *testing.T) {
 	})
 	t.Run("failure to start is told when it is enabled", func(t *testing.T) {
 		p, dev := ready(t)
-		dev.failStart = errors.New("addresses are not in memory")
+		dev.set(func() { dev.failStart = errors.New("addresses are not in memory") })
 		vring(p)
 		p.send(SetVringKick, 0, u64(0), eventfd(t))
 		p.refused(SetVringEnable, state(0, 1))
-		dev.failStart = nil
+		dev.set(func() { dev.failStart = nil })
 		p.must(SetVringKick, u64(0), eventfd(t))
 		p.must(SetVringEnable, state(0, 1))
 		p.called("StartRing 0", "StartRing 0", "EnableRing 0 true")
 	})
 	t.Run("failure to enable is told", func(t *testing.T) {
 		p, dev := ready(t)
-		dev.failEnable = errors.New("no thread")
+		dev.set(func() { dev.failEnable = errors.New("no thread") })
 		vring(p)
 		p.must(SetVringKick, u64(0), eventfd(t))
 		p.refused(SetVringEnable, state(0, 1))
@@ -530,7 +530,7 @@ func TestConfigSpace(t *testing.T) {
 	}
 	p.must(SetConfig, append(configHead{3, 2, 1}.append(nil), "xy"...))
 	p.called(`WriteConfig 3 "xy" true`)
-	dev.config = nil
+	dev.set(func() { dev.config = nil })
 	if b := ask(0, 3); len(b) != 0 {
 		t.Errorf("a failed read has %d bytes", len(b))
 	}
@@ -612,11 +612,11 @@ func TestInflightBuffer(t *testing.T) {
 				}
 				p.askU64(GetFeatures)
 				for i := range 2 {
-					if n := len(dev.rings[i].Inflight); n != c.length {
+					if n := len(dev.ring(i).Inflight); n != c.length {
 						t.Errorf("ring %d has %d bytes, want %d", i, n, c.length)
 					}
 				}
-				if dev.rings[2].Inflight != nil {
+				if dev.ring(2).Inflight != nil {
 					t.Error("ring 2 is tracked")
 				}
 				b := make([]byte, 2*c.stride)
