@@ -9,20 +9,40 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
-// connectMonitor connects to QEMU's monitor as soon as there is one.
+// connectMonitor connects to QEMU's monitor as soon as there is one, and takes its events from then on: the monitor
+// answers no command while an event waits.
 func (vm *VM) connectMonitor(ctx context.Context) error {
 	for {
 		monitor, err := qmp.NewSocketMonitor("unix", vm.socket("monitor"), time.Second)
 		if err == nil {
 			if err = monitor.Connect(); err == nil {
 				vm.monitor = monitor
-				return nil
+				return vm.takeEvents()
 			}
 		}
 		if err := vm.pause(ctx, 5*time.Millisecond); err != nil {
 			return fmt.Errorf("connect to QEMU's monitor: %w", err)
 		}
 	}
+}
+
+func (vm *VM) takeEvents() error {
+	events, err := vm.monitor.Events(context.Background())
+	if err != nil {
+		return err
+	}
+	go func() {
+		// It ends with the connection.
+		for e := range events {
+			if e.Event == "RESET" {
+				select {
+				case vm.resets <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+	return nil
 }
 
 // pause waits, unless there is nothing left to wait for.
@@ -65,24 +85,20 @@ func (vm *VM) QMP(command string, arguments map[string]any) (json.RawMessage, er
 func (vm *VM) Reset(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	events, err := vm.monitor.Events(ctx)
-	if err != nil {
-		return err
+	select {
+	case <-vm.resets: // one that was not asked for here
+	default:
 	}
 	vm.dropAgent()
 	if _, err := vm.QMP("system_reset", nil); err != nil {
 		return vm.explain(err)
 	}
-	for reset := false; !reset; {
-		select {
-		case e, ok := <-events:
-			if !ok {
-				return vm.explain(errEnded)
-			}
-			reset = e.Event == "RESET"
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	select {
+	case <-vm.resets:
+	case <-vm.proc.done:
+		return vm.explain(errEnded)
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	if err := vm.connectAgent(ctx); err != nil {
 		return vm.explain(err)

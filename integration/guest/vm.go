@@ -49,6 +49,7 @@ type VM struct {
 	log     *bytes.Buffer // QEMU's standard error; complete once the process has ended
 	console *console
 	monitor *qmp.SocketMonitor
+	resets  chan struct{} // holds one if the machine was reset
 
 	mu    sync.Mutex
 	agent *ssh.Client
@@ -58,7 +59,7 @@ type VM struct {
 func Start(ctx context.Context, a *Assets, c Config) (_ *VM, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	vm := &VM{log: &bytes.Buffer{}}
+	vm := &VM{log: &bytes.Buffer{}, resets: make(chan struct{}, 1)}
 	// Socket paths are short by law, those of test directories are not.
 	if vm.dir, err = os.MkdirTemp("", "virtiofsd-go-vm-"); err != nil {
 		return nil, err
@@ -80,8 +81,18 @@ func Start(ctx context.Context, a *Assets, c Config) (_ *VM, err error) {
 	if vm.proc, err = startProcess(cmd); err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
-	if err := vm.connectMonitor(ctx); err != nil {
-		return nil, vm.explain(err)
+	// QEMU answers nobody while it waits for a daemon that does not answer it.
+	monitor := make(chan error, 1)
+	go func() { monitor <- vm.connectMonitor(ctx) }()
+	select {
+	case err := <-monitor:
+		if err != nil {
+			return nil, vm.explain(err)
+		}
+	case <-ctx.Done():
+		vm.proc.signal(unix.SIGKILL)
+		<-monitor
+		return nil, fmt.Errorf("QEMU does not answer; a daemon may not answer it: %w", ctx.Err())
 	}
 	if err := vm.connectAgent(ctx); err != nil {
 		return nil, vm.explain(err)
