@@ -105,9 +105,16 @@ func ListenFD(fd int) (*Listener, error) {
 // Accept waits for the next front-end until ctx ends. Front-ends are to be
 // served one after the other, so while one is, the next waits in the backlog.
 func (l *Listener) Accept(ctx context.Context) (*net.UnixConn, error) {
-	stop := context.AfterFunc(ctx, func() { _ = l.ln.SetDeadline(time.Now()) })
-	defer stop()
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.ln.SetDeadline(time.Now())
+		close(woken)
+	})
 	sock, err := l.ln.AcceptUnix()
+	if !stop() {
+		<-woken
+		_ = l.ln.SetDeadline(time.Time{})
+	}
 	if ctx.Err() != nil {
 		if sock != nil {
 			_ = sock.Close()
