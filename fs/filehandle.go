@@ -64,7 +64,7 @@ func (mt *mountTable) get(f *FS, id uint64, fd int, isDir bool) *mount {
 		// descriptor that could be opened without side effects.
 		if mfd, e := sysOpenat(fd, dotName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); e == 0 {
 			m.fd = mfd
-			m.handles.Store(f.handlesWork(m, fd))
+			m.handles.Store(handlesWork(m, fd))
 		}
 	}
 	if mt.m == nil {
@@ -90,11 +90,15 @@ func (mt *mountTable) drop(m *mount) {
 }
 
 // handleOf returns the file handle of the open descriptor fd, or nil where its
-// file system has none.
+// file system has none that can be opened.
 func (f *FS) handleOf(fd int, m *mount) (*handleBytes, unix.Errno) {
-	if m == nil || m.fd < 0 {
+	if !m.handles.Load() {
 		return nil, 0
 	}
+	return makeHandle(fd)
+}
+
+func makeHandle(fd int) (*handleBytes, unix.Errno) {
 	var buf handleBuf
 	if _, e := sysNameToHandleAt(fd, emptyPath, &buf, unix.AT_EMPTY_PATH); e != 0 {
 		if e == unix.EOPNOTSUPP || e == unix.EOVERFLOW {
@@ -110,8 +114,8 @@ func (f *FS) handleOf(fd int, m *mount) (*handleBytes, unix.Errno) {
 
 // handlesWork makes a handle of fd and opens it again, for there are file
 // systems that make handles and cannot open them, and processes that may not.
-func (f *FS) handlesWork(m *mount, fd int) bool {
-	h, e := f.handleOf(fd, m)
+func handlesWork(m *mount, fd int) bool {
+	h, e := makeHandle(fd)
 	if e != 0 || h == nil {
 		return false
 	}

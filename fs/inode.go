@@ -94,9 +94,7 @@ func (n *inode) closeFD(s uint64) {
 		unix.Close(fd)
 		n.fs.budget.release()
 	}
-	if n.mnt != nil {
-		n.fs.mounts.drop(n.mnt)
-	}
+	n.fs.mounts.drop(n.mnt)
 }
 
 // pin makes fd the inode's descriptor and takes ownership of it; an inode that
@@ -195,10 +193,7 @@ func (n *inode) openFile(t *Thread, flags int) (int, unix.Errno) {
 		return -1, unix.ENXIO
 	}
 	if h := n.handleForOpen(); h != nil {
-		fd, e := n.mnt.open(h, flags)
-		if e != unix.EPERM {
-			return fd, e
-		}
+		return n.mnt.open(h, flags)
 	}
 	fd, e := n.hold()
 	if e != 0 {
@@ -214,7 +209,7 @@ func (n *inode) handleForOpen() *handleBytes {
 	if h := n.handle.Load(); h != nil {
 		return h
 	}
-	if n.mnt == nil || !n.mnt.handles.Load() {
+	if !n.mnt.handles.Load() {
 		return nil
 	}
 	fd, e := n.hold()

@@ -25,6 +25,7 @@ func (t *Thread) open() (int, unix.Errno) {
 
 // openInode opens n and returns the guest's handle and the FOPEN flags.
 func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opened uint32, e unix.Errno) {
+	asked := flags
 	flags, e = t.hostFlags(flags)
 	if e != 0 {
 		return 0, 0, e
@@ -42,6 +43,11 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 		nonblock = unix.O_NONBLOCK
 	}
 	fd, e := n.openFile(t, flags|nonblock)
+	if e == unix.EPERM && asked&unix.O_APPEND != 0 {
+		// An append-only inode takes no other writer; all its writes append.
+		flags |= unix.O_APPEND
+		fd, e = n.openFile(t, flags|nonblock)
+	}
 	if e != 0 {
 		t.fs.budget.release()
 		if e == unix.EWOULDBLOCK && !t.mayBlock {

@@ -583,3 +583,52 @@ func BenchmarkServe(b *testing.B) {
 		})
 	}
 }
+
+func TestHandlesThatCanNotBeOpenedAreNotReliedOn(t *testing.T) {
+	g := newGuest(t, Options{FDLimit: 1000})
+	g.fs.rootInode.mnt.handles.Store(false) // as for a user without CAP_DAC_READ_SEARCH
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	g.call(opRelease, node, le(fh, [2]uint64{}))
+	n := g.fs.inodes.get(node)
+	n.used.Store(false)
+	g.fs.budget.sweep()
+	if stateFD(n.state.Load()) < 0 {
+		t.Error("the only way to the inode was closed")
+	}
+	if _, e := g.getattr(node); e != 0 {
+		t.Errorf("GETATTR: %v", e)
+	}
+	if _, e := g.open(node, unix.O_RDONLY); e != 0 {
+		t.Errorf("OPEN: %v", e)
+	}
+}
+
+func TestAnAppendOnlyFileCanBeAppendedTo(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	host, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	const appendFlag = 0x20 // FS_APPEND_FL
+	if err := unix.IoctlSetPointerInt(int(host.Fd()), unix.FS_IOC_SETFLAGS, appendFlag); err != nil {
+		t.Skipf("the file system of the test directory, or this user, can't make a file append-only: %v", err)
+	}
+	defer unix.IoctlSetPointerInt(int(host.Fd()), unix.FS_IOC_SETFLAGS, 0)
+	g := newGuest(t, Options{SharedDir: dir})
+	n, e := g.lookup(rootID, "f")
+	g.must("LOOKUP", e)
+	if _, e := g.open(n.NodeId, unix.O_WRONLY); e != unix.EPERM {
+		t.Errorf("OPEN without O_APPEND: %v", e)
+	}
+	fh, e := g.open(n.NodeId, unix.O_WRONLY|unix.O_APPEND)
+	g.must("OPEN with O_APPEND", e)
+	for range 2 {
+		_, e := g.write(n.NodeId, fh, 0, []byte("abc"))
+		g.must("WRITE", e)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "abcabc" {
+		t.Errorf("the file holds %q", got)
+	}
+}
