@@ -379,6 +379,10 @@ func (q *Queue) readyOrArm(arm bool) bool {
 	return q.ring.ready()
 }
 
+// Arm asks the device to write to CallFD at the next completion, for callers that wait by themselves. It says whether
+// there is one already; then no call may follow.
+func (q *Queue) Arm() (ready bool) { return q.readyOrArm(true) }
+
 // Wake ends a Wait.
 func (q *Queue) Wake() error { return signal(q.call) }
 
