@@ -8,10 +8,13 @@
 override CMD := $(subst $$$$,$$,$(value CMD))
 export SHARE CMD MEM SMP QUEUES PACKED DAX DAEMON DAEMON_ARGS VERBOSE
 
+# A Go that is new enough, and its programs, for the recipes.
+with-go = PATH="$$(dirname "$$(scripts/bootstrap go)"):$$PATH" GOTOOLCHAIN=local GOFLAGS="$$GOFLAGS -buildvcs=false"
+
 .PHONY: build demo guest test
 
 build:
-	CGO_ENABLED=0 $$(scripts/bootstrap go) build -buildvcs=false -o build/virtiofsd-go ./cmd/virtiofsd-go
+	@$(with-go) CGO_ENABLED=0 go build -o build/virtiofsd-go ./cmd/virtiofsd-go
 
 demo:
 	@scripts/demo
@@ -20,4 +23,5 @@ guest:
 	@scripts/bootstrap guest
 
 test:
-	@scripts/test
+	@scripts/bootstrap test guest
+	@$(with-go) go run ./scripts/runtests
