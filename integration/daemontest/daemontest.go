@@ -102,6 +102,7 @@ func Start(tb testing.TB, dir string, more ...string) *frontend.Daemon {
 // Connect boots a guest on the daemon. Faults that the daemon commits until the test ends fail it.
 func Connect(tb testing.TB, d *frontend.Daemon, o frontend.Options) *frontend.Frontend {
 	tb.Helper()
+	o.KickOnStart = o.KickOnStart || Foreign()
 	f, err := frontend.Open(d.Socket, o)
 	if err != nil {
 		tb.Fatal(err)

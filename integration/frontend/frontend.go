@@ -34,6 +34,9 @@ type Options struct {
 	WithoutProtocol uint64
 	// Inflight keeps in-flight buffers, as vhost-user-blk does.
 	Inflight bool
+	// KickOnStart signals every queue when the device has started. The specification lets a back-end wait for it; a daemon
+	// that a guest can rely on does not.
+	KickOnStart bool
 	// Regions default to PCRegions(512 MiB).
 	Regions []Region
 	// CommitDelay is the time between the reply to SHMEM_MAP and the mapping, longer than QEMU's to be seen.

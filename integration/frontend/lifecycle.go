@@ -47,7 +47,16 @@ func (f *Frontend) Start() error {
 		}
 	}
 	if f.protocol&ProtocolStatus != 0 {
-		return f.addStatus(statusAckDriver | statusDriverOK)
+		if err := f.addStatus(statusAckDriver | statusDriverOK); err != nil {
+			return err
+		}
+	}
+	if f.opts.KickOnStart {
+		for _, q := range f.queues {
+			if err := q.ForceKick(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
