@@ -9,7 +9,7 @@ override CMD := $(subst $$$$,$$,$(value CMD))
 export SHARE CMD MEM SMP QUEUES PACKED DAX DAEMON DAEMON_ARGS VERBOSE
 
 # A Go that is new enough, and its programs, for the recipes.
-with-go = PATH="$$(dirname "$$(scripts/bootstrap go)"):$$PATH" GOTOOLCHAIN=local GOFLAGS="$$GOFLAGS -buildvcs=false"
+with-go = go=$$(scripts/bootstrap go) && PATH="$${go%/*}:$$PATH" GOTOOLCHAIN=local GOFLAGS="$$GOFLAGS -buildvcs=false"
 
 .PHONY: build demo guest test
 

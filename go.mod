@@ -48,3 +48,6 @@ tool (
 	gotest.tools/gotestsum
 	honnef.co/go/tools/cmd/staticcheck
 )
+
+// Caches: a Go toolchain among them.
+ignore ./build

@@ -24,9 +24,7 @@ func main() {
 			os.Exit(1)
 		}
 	default:
-		if err := serve(); err != nil {
-			fmt.Fprintln(os.Stderr, "agent:", err)
-			os.Exit(1)
-		}
+		fmt.Fprintln(os.Stderr, "agent:", serve())
+		os.Exit(1)
 	}
 }

@@ -22,7 +22,7 @@ import (
 // outputGrace is how long a finished command's background processes may hold its output open.
 const outputGrace = 5 * time.Second
 
-// serve answers one connection of the host after the other.
+// serve answers one connection of the host after the other, until it can't.
 func serve() error {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
