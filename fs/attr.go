@@ -23,6 +23,9 @@ func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
 	*out = fuse.AttrOut{}
 	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
 	fillAttr(&out.Attr, &t.st)
+	if n.typ == unix.S_IFREG {
+		out.Attr.Flags = t.attrFlags(n, n)
+	}
 	return sizeOf[fuse.AttrOut](), 0
 }
 
@@ -38,6 +41,11 @@ func (t *Thread) stat(n *inode, mask int) unix.Errno {
 
 // statx serves FUSE_STATX, which the guest sends when it wants the birth time.
 func (t *Thread) statx() (int, unix.Errno) {
+	if t.session.has(fuse.CAP_HAS_INODE_DAX) {
+		// The reply has no attribute flags, so the guest would take the inode
+		// for one that may no longer use DAX. It asks with GETATTR from now on.
+		return 0, unix.ENOSYS
+	}
 	in := overlay[fuse.StatxIn](t.in)
 	n, e := t.node()
 	if e != 0 {
@@ -115,6 +123,9 @@ func (t *Thread) setattr() (int, unix.Errno) {
 	if in.Valid&fuse.FATTR_SIZE != 0 && in.Size > 1<<63-1 {
 		return 0, unix.EFBIG
 	}
+	if in.Valid&fuse.FATTR_SIZE != 0 && n.dax.Mapped() && !t.mayBlock {
+		return t.again()
+	}
 	fd, e := n.hold()
 	if e != 0 {
 		return 0, e
@@ -175,6 +186,10 @@ func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
 		t.cred.dropFsetid()
 		defer t.restoreCaps()
 	}
+	if e := errnoOf(t.op.BeginTruncate(&n.dax, in.Size)); e != 0 {
+		return e
+	}
+	defer t.op.End()
 	if in.Valid&fuse.FATTR_FH != 0 {
 		f, e := t.file(in.Fh, n)
 		if e != 0 {

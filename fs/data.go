@@ -19,6 +19,17 @@ func (t *Thread) read() (int, unix.Errno) {
 		return 0, unix.EINVAL
 	}
 	off := int64(in.Offset)
+	bufs, e := t.windowBuffers(t.rep)
+	if e != 0 {
+		return 0, e
+	}
+	if !t.mayBlock && (n.dax.Mapped() || len(bufs) > 0) {
+		return t.again()
+	}
+	if e := errnoOf(t.op.BeginRead(&n.dax, in.Offset, uint64(size), bufs)); e != 0 {
+		return 0, e
+	}
+	defer t.op.End()
 	if t.mayBlock {
 		return t.readAll(f, off, size)
 	}
@@ -89,7 +100,11 @@ func (t *Thread) write() (int, unix.Errno) {
 	if in.Offset > 1<<63-1-uint64(in.Size) {
 		return 0, unix.EFBIG
 	}
-	if !t.mayBlock && (n.mnt.slow || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
+	bufs, e := t.windowBuffers(t.req)
+	if e != 0 {
+		return 0, e
+	}
+	if !t.mayBlock && (n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
 		return t.again()
 	}
 	flags := 0
@@ -101,7 +116,18 @@ func (t *Thread) write() (int, unix.Errno) {
 		t.cred.dropFsetid()
 		defer t.restoreCaps()
 	}
+	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {
+		return 0, e
+	}
+	defer t.op.End()
 	done := 0
+	if len(bufs) > 0 {
+		done, e = t.writeCopied(f, int(in.Size), int64(in.Offset), flags)
+		if e != 0 {
+			return 0, e
+		}
+		return t.writeReply(done)
+	}
 	for done < int(in.Size) {
 		put, err := t.req.WriteTo(f.fd, int64(in.Offset)+int64(done), int(in.Size)-done, flags)
 		if e := errnoOf(err); e == unix.EINTR {
@@ -118,6 +144,10 @@ func (t *Thread) write() (int, unix.Errno) {
 		t.req.Skip(put)
 		done += put
 	}
+	return t.writeReply(done)
+}
+
+func (t *Thread) writeReply(done int) (int, unix.Errno) {
 	out := overlay[fuse.WriteOut](t.payload())
 	*out = fuse.WriteOut{Size: uint32(done)}
 	return sizeOf[fuse.WriteOut](), 0
@@ -146,11 +176,15 @@ func (t *Thread) lseek() (int, unix.Errno) {
 // fallocate serves FUSE_FALLOCATE with every mode that the host takes.
 func (t *Thread) fallocate() (int, unix.Errno) {
 	in := overlay[fuse.FallocateIn](t.in)
-	_, f, e := t.openFile(in.Fh)
+	n, f, e := t.openFile(in.Fh)
 	if e != 0 {
 		return 0, e
 	}
 	defer f.drop()
+	if e := errnoOf(t.op.BeginFallocate(&n.dax, in.Mode, in.Offset, in.Length)); e != 0 {
+		return 0, e
+	}
+	defer t.op.End()
 	if t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && t.hdr.Uid != 0 {
 		// The request has no flag for it, and the guest leaves it to us.
 		t.cred.dropFsetid()
@@ -188,16 +222,16 @@ func (t *Thread) copyFileRange64() (int, unix.Errno) {
 
 func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
 	in := overlay[fuse.CopyFileRangeIn](t.in)
-	_, src, e := t.openFile(in.FhIn)
+	from, src, e := t.openFile(in.FhIn)
 	if e != 0 {
 		return 0, e
 	}
 	defer src.drop()
-	out, e := t.nodeByID(in.NodeIdOut)
+	to, e := t.nodeByID(in.NodeIdOut)
 	if e != 0 {
 		return 0, e
 	}
-	dst, e := t.file(in.FhOut, out)
+	dst, e := t.file(in.FhOut, to)
 	if e != 0 {
 		return 0, e
 	}
@@ -205,9 +239,14 @@ func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
 	if in.Flags != 0 || in.OffIn > 1<<63-1 || in.OffOut > 1<<63-1 {
 		return 0, unix.EINVAL
 	}
-	from, to := int64(in.OffIn), int64(in.OffOut)
+	length := min(in.Len, most)
+	if e := errnoOf(t.op.BeginCopy(&from.dax, in.OffIn, &to.dax, in.OffOut, length)); e != 0 {
+		return 0, e
+	}
+	defer t.op.End()
+	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 	for {
-		n, err := unix.CopyFileRange(src.fd, &from, dst.fd, &to, int(min(in.Len, most)), 0)
+		n, err := unix.CopyFileRange(src.fd, &offIn, dst.fd, &offOut, int(length), 0)
 		if e := errnoOf(err); e != unix.EINTR {
 			return n, e
 		}

@@ -92,6 +92,13 @@ func (f *FS) closeAllFiles() {
 func (t *Thread) release() (int, unix.Errno) {
 	in := overlay[fuse.ReleaseIn](t.in)
 	f := t.fs.files.get(in.Fh)
+	if f != nil && f.inode.dax.Mapped() {
+		if !t.mayBlock {
+			return t.again()
+		}
+		// Nobody hears of an error here; FLUSH and FSYNC tell it.
+		_ = t.fs.opts.DAX.Sync(t.op, &f.inode.dax)
+	}
 	if f == nil || f.inode.id != t.hdr.NodeId || !t.fs.files.remove(in.Fh) {
 		t.fs.bad("handle", "RELEASE names a file handle that the guest does not have")
 		return 0, unix.EBADF
@@ -113,8 +120,11 @@ func (t *Thread) flush() (int, unix.Errno) {
 		return 0, e
 	}
 	defer f.drop()
-	if !t.mayBlock && n.mnt.slow {
+	if !t.mayBlock && (n.mnt.slow || n.dax.Mapped()) {
 		return t.again()
+	}
+	if e := errnoOf(t.fs.opts.DAX.Sync(t.op, &n.dax)); e != 0 {
+		return 0, e
 	}
 	if t.session.has(fuse.CAP_POSIX_LOCKS) {
 		t.fs.dropOwner(n, in.LockOwner)
@@ -133,11 +143,14 @@ func (t *Thread) flush() (int, unix.Errno) {
 // fsync serves FUSE_FSYNC.
 func (t *Thread) fsync() (int, unix.Errno) {
 	in := overlay[fuse.FsyncIn](t.in)
-	_, f, e := t.openFile(in.Fh)
+	n, f, e := t.openFile(in.Fh)
 	if e != 0 {
 		return 0, e
 	}
 	defer f.drop()
+	if e := errnoOf(t.fs.opts.DAX.Sync(t.op, &n.dax)); e != 0 {
+		return 0, e
+	}
 	if in.FsyncFlags&fsyncFdatasync != 0 {
 		return 0, errnoOf(unix.Fdatasync(f.fd))
 	}
@@ -151,6 +164,9 @@ func (t *Thread) fsyncdir() (int, unix.Errno) { return t.fsync() }
 func (t *Thread) syncfs() (int, unix.Errno) {
 	n, e := t.node()
 	if e != 0 {
+		return 0, e
+	}
+	if e := errnoOf(t.fs.opts.DAX.SyncAll(t.op)); e != 0 {
 		return 0, e
 	}
 	// syncfs(2) does not take an O_PATH descriptor.

@@ -39,6 +39,9 @@ func (t *Thread) init() (int, unix.Errno) {
 	if offered&fuse.CAP_INIT_EXT != 0 {
 		offered |= uint64(in.Flags2) << 32
 	}
+	if t.fs.opts.DAX.On() && !t.mayBlock {
+		return t.detach()
+	}
 	flags, e := t.fs.negotiate(offered)
 	if e != 0 {
 		return 0, e
@@ -52,6 +55,9 @@ func (t *Thread) init() (int, unix.Errno) {
 	out.CongestionThreshold = (1<<16 - 1) / 4 * 3
 	out.MaxWrite = maxWrite
 	out.TimeGran = 1
+	if flags&fuse.CAP_MAP_ALIGNMENT != 0 {
+		out.MapAlignment = mapAlignment
+	}
 	if flags&fuse.CAP_MAX_PAGES != 0 {
 		out.MaxPages = maxPages
 	}
@@ -88,6 +94,9 @@ func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 	if f.opts.AllowMmap {
 		want |= fuse.CAP_DIRECT_IO_ALLOW_MMAP
 	}
+	if f.opts.DAX.On() {
+		want |= fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HAS_INODE_DAX
+	}
 	if f.opts.PosixLock {
 		want |= fuse.CAP_POSIX_LOCKS
 	}
@@ -121,6 +130,10 @@ func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 // destroy serves FUSE_DESTROY: the last mount is gone, and so are all files and
 // inodes; a new INIT may follow.
 func (t *Thread) destroy() (int, unix.Errno) {
+	if t.fs.opts.DAX.On() && !t.mayBlock {
+		return t.detach()
+	}
+	t.fs.opts.DAX.Destroy()
 	t.fs.Reset()
 	return 0, 0
 }

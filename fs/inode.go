@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 )
 
 // inodeKey identifies an inode of the host for as long as something pins it.
@@ -21,6 +23,7 @@ type inode struct {
 	typ  uint32 // S_IFMT bits of the mode
 	mnt  *mount
 	fs   *FS
+	dax  dax.Inode
 	used atomic.Bool // for the second chance of the descriptor budget
 
 	// state packs the O_PATH descriptor (low half, -1 for none), the number
@@ -83,6 +86,7 @@ func (n *inode) drop() {
 // kill marks an inode that is out of the table. Its descriptor is closed when
 // the last user drops it.
 func (n *inode) kill() {
+	n.fs.opts.DAX.Forget(&n.dax)
 	old := n.state.Or(inodeDead)
 	if old&inodeDead == 0 && stateUsers(old) == 0 {
 		n.closeFD(old)

@@ -64,8 +64,12 @@ func (t *Thread) entry(out *fuse.EntryOut, dir, n *inode) int {
 	return sizeOf[fuse.EntryOut]()
 }
 
-// attrFlags are the flags of fuse_attr for n as seen from dir.
+// attrFlags are the flags of fuse_attr for n, with its attributes in t.st, as
+// seen from dir.
 func (t *Thread) attrFlags(dir, n *inode) uint32 {
+	if n.typ == unix.S_IFREG && t.session.has(fuse.CAP_HAS_INODE_DAX) && t.fs.opts.DAX.Want(uint32(t.st.Mode), t.st.Size) {
+		return fuse.ATTR_DAX
+	}
 	if n.typ == unix.S_IFDIR && t.session.has(fuse.CAP_SUBMOUNTS) && (n.key.mnt != dir.key.mnt || n.key.dev != dir.key.dev) {
 		return fuse.ATTR_SUBMOUNT
 	}

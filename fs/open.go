@@ -26,6 +26,10 @@ func (t *Thread) open() (int, unix.Errno) {
 // openInode opens n and returns the guest's handle and the FOPEN flags.
 func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opened uint32, e unix.Errno) {
 	asked := flags
+	if flags&unix.O_TRUNC != 0 && n.dax.Mapped() && !t.mayBlock {
+		t.verdict = device.Again
+		return 0, 0, unix.EAGAIN
+	}
 	flags, e = t.hostFlags(flags)
 	if e != 0 {
 		return 0, 0, e
@@ -36,6 +40,13 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 	if killPriv && flags&unix.O_TRUNC != 0 && t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
 		t.cred.dropFsetid()
 		defer t.restoreCaps()
+	}
+	if flags&unix.O_TRUNC != 0 && n.typ == unix.S_IFREG {
+		if e := errnoOf(t.op.BeginOpenTrunc(&n.dax)); e != 0 {
+			t.fs.budget.release()
+			return 0, 0, e
+		}
+		defer t.op.End()
 	}
 	nonblock := 0
 	if !t.mayBlock {

@@ -61,6 +61,8 @@ func init() {
 	op(opGetlk, operation{name: "GETLK", args: sizeOf[fuse.LkIn](), reply: sizeOf[fuse.LkOut](), run: (*Thread).getlk})
 	op(opSetlk, operation{name: "SETLK", args: sizeOf[fuse.LkIn](), run: (*Thread).setlk})
 	op(opSetlkw, operation{name: "SETLKW", args: sizeOf[fuse.LkIn](), run: (*Thread).setlkw})
+	op(opSetupmapping, operation{name: "SETUPMAPPING", args: sizeOf[setupmappingIn](), run: (*Thread).setupmapping})
+	op(opRemovemapping, operation{name: "REMOVEMAPPING", args: inHeaderLen + 4, run: (*Thread).removemapping})
 	op(opIoctl, operation{name: "IOCTL", args: sizeOf[fuse.IoctlIn](), reply: sizeOf[fuse.IoctlOut](), run: (*Thread).ioctl})
 }
 

@@ -1,6 +1,10 @@
 package fs
 
-import "log/slog"
+import (
+	"log/slog"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
+)
 
 // CachePolicy says how long the guest may trust what it was told. The values
 // and their meaning are those of the --cache option.
@@ -74,6 +78,13 @@ type Options struct {
 	// FDLimit bounds the descriptors held on behalf of the guest (inodes and
 	// open files). 0 means no bound.
 	FDLimit int
+
+	// DAX is the owner of the DAX window, nil for none. It is the caller's to
+	// close, after the file system.
+	DAX *dax.Manager
+	// WindowOffset turns a guest address into an offset in the window, if it is
+	// in it. It is needed with DAX.
+	WindowOffset func(gpa uint64) (uint64, bool)
 
 	// Logger gets what an operator should know; nil discards it.
 	Logger *slog.Logger

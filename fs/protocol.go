@@ -71,6 +71,8 @@ const (
 
 	// maxWrite is the payload of the largest READ and WRITE.
 	maxWrite = 1 << 20
+	// mapAlignment is log2 of the window's ranges, FUSE_DAX_SHIFT in the guest.
+	mapAlignment = 21
 	// maxPages is maxWrite in pages, the unit of FUSE_MAX_PAGES.
 	maxPages = maxWrite / 4096
 )
@@ -126,6 +128,15 @@ type (
 	}
 	copyFileRangeOut struct {
 		BytesCopied uint64
+	}
+	// setupmappingIn is struct fuse_setupmapping_in.
+	setupmappingIn struct {
+		fuse.InHeader
+		Fh      uint64
+		Foffset uint64
+		Len     uint64
+		Flags   uint64
+		Moffset uint64
 	}
 	// direntHeader is struct fuse_dirent without the name.
 	direntHeader struct {

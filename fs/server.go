@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 	"github.com/virtiofsd-go/virtiofsd-go/device"
 	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
 )
@@ -145,6 +146,7 @@ func (f *FS) RingsStopped() {}
 // Reset implements device.Server: it drops the session with all its files and
 // inodes. No request may be under way.
 func (f *FS) Reset() {
+	f.opts.DAX.Reset()
 	f.dropAllOwners()
 	f.closeAllFiles()
 	f.inodes.clear()
@@ -182,7 +184,10 @@ type Thread struct {
 	ext     extensions
 	st      unix.Statx_t
 	h       handleBuf
-	unfit   bool // the thread's credentials could not be restored
+	op      *dax.Op
+	bufs    []dax.WindowBuffer
+	file2   daxFile // the file being mapped
+	unfit   bool    // the thread's credentials could not be restored
 
 	queue    int
 	mayBlock bool
@@ -209,6 +214,7 @@ func (f *FS) newThread() (*Thread, error) {
 		reply:   alignedBytes(outHeaderLen + replyMax),
 		dirents: alignedBytes(direntBuf),
 		cred:    newCredentials(),
+		op:      f.opts.DAX.NewOp(),
 	}, nil
 }
 
@@ -376,6 +382,13 @@ func (t *Thread) fail(out *guestmem.Buffers, e unix.Errno) uint32 {
 // again has the request served by a worker; nothing may have been changed yet.
 func (t *Thread) again() (int, unix.Errno) {
 	t.verdict = device.Again
+	return 0, 0
+}
+
+// detach has the request served by a thread that no request which waits for a
+// device can hold up; nothing may have been changed yet.
+func (t *Thread) detach() (int, unix.Errno) {
+	t.verdict = device.Detach
 	return 0, 0
 }
 
