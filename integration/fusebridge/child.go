@@ -15,6 +15,7 @@ const (
 	childVariable = "FUSEBRIDGE_CHILD" // Options of the bridge, as JSON
 	childFuseFD   = 3
 	childReady    = "ready\n"
+	childMounted  = "mounted\n" // before that /dev/fuse is EPERM
 )
 
 // Child does the forwarding and exits, if this process was started by Mount; else it returns at once.
@@ -42,6 +43,9 @@ func child(config string) error {
 	}
 	if _, err := io.WriteString(os.Stdout, childReady); err != nil {
 		return err
+	}
+	if _, err := io.ReadFull(os.Stdin, make([]byte, len(childMounted))); err != nil {
+		return fmt.Errorf("nothing was mounted: %w", err)
 	}
 	// Leaving closes /dev/fuse, by which the kernel aborts what is left.
 	gone := make(chan error, 3)

@@ -29,7 +29,7 @@ type Bridge struct {
 	mount int // of fsmount
 	conn  uint32
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 	done  chan struct{}
 	err   error
 }
@@ -49,6 +49,9 @@ func Mount(o Options) (b *Bridge, err error) {
 	// The kernel asks for INIT from here on. Once this process has closed its copy, the bridge is the only holder.
 	b.mount, err = mountFuse(dev)
 	file.Close()
+	if err == nil {
+		_, err = io.WriteString(b.stdin, childMounted)
+	}
 	if err == nil {
 		b.conn, err = connection(b.mount)
 	}
