@@ -109,6 +109,6 @@ func setupScheduler(c *config) {
 	if os.Getenv("GOMAXPROCS") != "" {
 		return
 	}
-	readers := c.queues + 1
+	readers := min(c.queues, runtime.NumCPU()) + 1
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), readers+min(c.threadPoolSize, 8)) + 2)
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 )
 
 const program = "virtiofsd-go"
@@ -21,6 +23,14 @@ const (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "dax-backing" {
+		// A process that the daemon starts for the DAX window's pages.
+		if err := dax.BackingMain(os.Args[2:]); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", program, err)
+			os.Exit(exitFailed)
+		}
+		return
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -40,15 +50,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, new(usageError)):
 		fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", program, err, program)
 		return exitUsage
-	case errors.Is(err, errLogged):
-		return exitFailed
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", program, err)
 	return exitFailed
 }
-
-// errLogged is a failure that the log already tells about.
-var errLogged = errors.New("failed")
 
 func newCommand(args []string, stdout, stderr io.Writer) *cobra.Command {
 	c := defaultConfig()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 	"github.com/virtiofsd-go/virtiofsd-go/fs"
 )
 
@@ -21,6 +22,11 @@ type config struct {
 	queues            int
 	threadPoolSize    int
 	reconnect         bool
+	daxWindow         size
+	daxBacking        dax.Backing
+	daxMinSize        size
+	daxMemory         size
+	daxMaxRegions     int
 	rlimitNofile      int64 // -1: as high as it goes, 0: unchanged
 	logLevel          logLevel
 	syslog            bool
@@ -43,9 +49,10 @@ func defaultConfig() *config {
 			ReaddirPlus:       true,
 			AnnounceSubmounts: true,
 			InodeFileHandles:  fs.FileHandlesPrefer,
+			KillprivV2:        fs.IfOffered,
 		},
 		socketFD:       -1,
-		queues:         1,
+		daxMaxRegions:  dax.DefaultMaxRegions,
 		threadPoolSize: defaultThreadPoolSize,
 		rlimitNofile:   -1,
 		logLevel:       levelInfo,
@@ -93,8 +100,8 @@ func optionTable(c *config) []option {
 			help: "Let the members of this group connect to the socket."},
 		{name: "tag", arg: "TAG", value: tagValue{&c.tag},
 			help: fmt.Sprintf("Offer the device's configuration space with this tag, 1 to %d bytes, for front-ends that read it from the daemon. QEMU's vhost-user-fs-pci has a tag of its own.", maxTagLen)},
-		{name: "queues", arg: "N", def: "1", value: number(&c.queues, 1, maxRequestQueues),
-			help: fmt.Sprintf("Request queues on offer, 1 to %d. The front-end asks for as many of them as it wants (num-request-queues with QEMU).", maxRequestQueues)},
+		{name: "queues", arg: "N", def: fmt.Sprintf("%d; with --tag 1", maxRequestQueues), value: number(&c.queues, 1, maxRequestQueues),
+			help: fmt.Sprintf("Request queues on offer, 1 to %d. The front-end uses as many of them as it is told to (num-request-queues with QEMU); with --tag the guest does, so there have to be just as many.", maxRequestQueues)},
 		{name: "reconnect", value: yes(&c.reconnect),
 			help: "Go on and wait for the next connection when the front-end goes away, instead of ending."},
 
@@ -121,9 +128,9 @@ func optionTable(c *config) []option {
 		{name: "security-label", arg: "never|auto|always", optional: "always", def: "never", value: negotiation(&o.SecurityLabel),
 			help: "Store the security label (SELinux) that the guest gives a new file; implies --xattr. auto and always as for --posix-acl. Without a value: always."},
 		{name: "killpriv-v2", value: autoFlag{&o.KillprivV2, fs.On},
-			help: "Let the daemon clear set-id bits on write, truncate and chown, in place of the guest."},
+			help: "Clear set-id bits on write, truncate and chown in place of the guest, and warn of a guest that can't leave it to us. By default it is done for guests that can."},
 		{name: "no-killpriv-v2", value: autoFlag{&o.KillprivV2, fs.Off},
-			help: "Leave clearing set-id bits to the guest. This is the default."},
+			help: "Leave clearing set-id bits to the guest."},
 		{name: "preserve-noatime", value: yes(&o.PreserveNoatime),
 			help: "Pass O_NOATIME on to the host instead of dropping it. Needs the right to use it on every file."},
 		{name: "posix-lock", value: yes(&o.PosixLock),
@@ -137,6 +144,18 @@ func optionTable(c *config) []option {
 		{name: "inode-file-handles", arg: "never|prefer|mandatory", def: "prefer", value: oneOf(&o.InodeFileHandles,
 			pair("never", fs.FileHandlesNever), pair("prefer", fs.FileHandlesPrefer), pair("fallback", fs.FileHandlesPrefer), pair("mandatory", fs.FileHandlesMandatory)),
 			help: "Remember inodes by file handle, which keeps no descriptor open, where the file system has them (prefer), nowhere (never), or refuse other file systems (mandatory). Needs CAP_DAC_READ_SEARCH."},
+
+		{name: "dax-window", arg: "SIZE", def: "0", value: sizeValue{&c.daxWindow},
+			help: "Offer the guest a DAX window of this many bytes (a multiple of 2M; K, M and G are understood), through which it maps files without a copy of its own. It needs QEMU 11.1 or later and its vhost-user-test-device-pci, and --tag."},
+		{name: "dax-backing", arg: "auto|passthrough|managed|direct", def: "auto", value: oneOf(&c.daxBacking,
+			pair("auto", dax.Managed), pair("managed", dax.Managed), pair("passthrough", dax.Passthrough), pair("direct", dax.Direct)),
+			help: "What the window shows: pages that the daemon fills and can take back at any time (managed, and auto), the file's page cache on the host (passthrough, needs Linux 6.9), or the file itself, of which only ranges of 2M that lie wholly inside it can be mapped (direct)."},
+		{name: "dax-min-size", arg: "SIZE", def: "0", value: sizeValue{&c.daxMinSize},
+			help: "Let a guest that leaves the choice to the daemon (no dax mount option, or dax=inode) use the window for files of at least this size."},
+		{name: "dax-memory", arg: "SIZE", def: "0, no limit", value: sizeValue{&c.daxMemory},
+			help: "Take pages back from the window when more than this many bytes of it are resident. Only with --dax-backing=managed."},
+		{name: "dax-max-regions", arg: "N", def: fmt.Sprint(dax.DefaultMaxRegions), value: number(&c.daxMaxRegions, 32, 1<<20),
+			help: "Memory regions that the front-end bears for the whole virtual machine. QEMU ends itself above 512."},
 
 		{name: "thread-pool-size", arg: "N", def: fmt.Sprint(defaultThreadPoolSize), value: number(&c.threadPoolSize, 0, maxThreadPoolSize),
 			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed. 0: each queue serves one request after the other."},
@@ -208,6 +227,22 @@ func (c *config) check() error {
 		return usageError("--fd and --socket-path exclude each other; give one of them")
 	case c.socketGroup != "" && c.socketFD >= 0:
 		return usageError("--socket-group has no effect on an inherited socket; leave it out with --fd")
+	}
+	if c.queues == 0 {
+		// The guest reads the number where the daemon owns the configuration
+		// space; otherwise the front-end does not use more than it was told to.
+		c.queues = maxRequestQueues
+		if c.tag != "" {
+			c.queues = 1
+		}
+	}
+	switch {
+	case c.daxWindow%dax.RangeSize != 0:
+		return usageError("--dax-window must be a multiple of 2M")
+	case c.daxWindow != 0 && c.tag == "":
+		return usageError("--dax-window needs --tag: the QEMU device that has a window reads its configuration from the daemon")
+	case c.daxWindow == 0 && (c.daxMemory != 0 || c.daxMinSize != 0):
+		return usageError("--dax-memory and --dax-min-size have no effect without --dax-window")
 	}
 	if c.fs.Cache == fs.CacheNever {
 		c.fs.ReaddirPlus = false

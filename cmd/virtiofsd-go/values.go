@@ -149,3 +149,23 @@ func (t tagValue) Set(s string) error {
 }
 func (tagValue) String() string { return "" }
 func (tagValue) Type() string   { return "tag" }
+
+// size is a number of bytes.
+type size uint64
+
+// sizeValue is a size with an optional unit: K, M, G or T, powers of 1024.
+type sizeValue struct{ to *size }
+
+func (v sizeValue) Set(s string) error {
+	digits := strings.TrimRight(s, "KMGTkmgt")
+	unit := strings.ToUpper(s[len(digits):])
+	shift, ok := map[string]uint{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || !ok || n > (1<<63-1)>>shift {
+		return fmt.Errorf("%q is not a size, as 64M or 1G", s)
+	}
+	*v.to = size(n << shift)
+	return nil
+}
+func (sizeValue) String() string { return "" }
+func (sizeValue) Type() string   { return "size" }
