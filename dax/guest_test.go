@@ -266,14 +266,19 @@ func testManager(t testing.TB, cfg Config) *Manager {
 }
 
 // watchdog ends the backing mount if the test is not done after d: whoever waits
-// for it then gets an error, and no process stays unkillable.
+// for it then gets an error, and no process stays unkillable. Who waits for a
+// lock of this process does so still; then it ends that too.
 func watchdog(t testing.TB, m *Manager, d time.Duration) {
 	timer := time.AfterFunc(d, func() {
 		buf := make([]byte, 1<<20)
 		t.Errorf("not done after %v; aborting the backing mount\n%s", d, buf[:runtime.Stack(buf, true)])
 		syscall.Kill(m.back.pid, syscall.SIGKILL)
 	})
-	t.Cleanup(func() { timer.Stop() })
+	last := time.AfterFunc(d+10*time.Second, func() { panic("threads of the test wait for each other") })
+	t.Cleanup(func() {
+		timer.Stop()
+		last.Stop()
+	})
 }
 
 // testFile is a file that can be mapped.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,12 +15,12 @@ import (
 
 const pageSize = 4096
 
-// uniform returns the index of the first page of b that is not of one value, -1
-// if there is none.
-func uniform(b []byte) int {
-	for p := 0; p+pageSize <= len(b); p += pageSize {
-		if bytes.Count(b[p:p+pageSize], b[p:p+1]) != pageSize {
-			return p / pageSize
+// uniform returns the index of the first block of n bytes of b that is not of one
+// value, -1 if there is none.
+func uniform(b []byte, n int) int {
+	for p := 0; p+n <= len(b); p += n {
+		if bytes.Count(b[p:p+n], b[p:p+1]) != n {
+			return p / n
 		}
 	}
 	return -1
@@ -167,6 +168,7 @@ func TestPunchLocksOutFaults(t *testing.T) {
 				for range 20000 {
 					op.BeginWrite(&f.Inode, 0, 1, false, nil)
 					writing.Add(1)
+					runtime.Gosched()
 					writing.Add(-1)
 					op.End()
 				}
@@ -174,7 +176,8 @@ func TestPunchLocksOutFaults(t *testing.T) {
 		}
 		wg.Go(func() {
 			op := m.NewOp()
-			for range 5000 {
+			for range 2000 {
+				time.Sleep(10 * time.Microsecond) // so that writes get by on the fast side
 				op.BeginTruncate(&f.Inode, 0)
 				if writing.Load() != 0 {
 					t.Error("a write is in flight")
@@ -285,6 +288,16 @@ func TestTwoInodeCopy(t *testing.T) {
 		stores = append(stores, g.start(guestCall{Op: "store", Off: uint64(i) * RangeSize, Len: size, Data: []byte{byte('A' + i), '0', '1', '2'}}))
 	}
 	var wg sync.WaitGroup
+	var done atomic.Bool
+	var flusher sync.WaitGroup
+	flusher.Go(func() { // the host's own writeback
+		for !done.Load() {
+			if err := m.back.writeBack(span{0, 2 * RangeSize}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
 	for i := range files {
 		src, dst := files[i], files[1-i]
 		wg.Go(func() {
@@ -299,7 +312,7 @@ func TestTwoInodeCopy(t *testing.T) {
 				if _, err := unix.CopyFileRange(int(src.Fd()), &so, int(dst.Fd()), &do, size, 0); err != nil {
 					t.Error(err)
 				}
-				time.Sleep(200 * time.Microsecond) // for a writeback that should not come
+				time.Sleep(200 * time.Microsecond) // for a writeback that should find nothing
 				after, copied := src.bytes(t, 0, size), dst.bytes(t, 0, size)
 				op.End()
 				if !bytes.Equal(before, after) {
@@ -315,6 +328,8 @@ func TestTwoInodeCopy(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	done.Store(true)
+	flusher.Wait()
 	g.do(guestCall{Op: "stop"})
 	for _, s := range stores {
 		<-s
@@ -393,15 +408,16 @@ func TestWritebackNeverWaitsOnReclaim(t *testing.T) {
 
 // TestMappedBufferRing has three writers in a ring: each writes one file from
 // a buffer that is mapped from the next, while all three are punched, rewritten
-// and reclaimed. Everything is done in whole pages of one value, so in any
-// serial order no page of two values can be seen.
+// and reclaimed. Everything is done in whole blocks, of four pages, of one value,
+// so in any serial order no block of two values can be seen.
 //
 // To see it fail: in lockBuffers take every lock with lock instead of tryLock
 // (the race detector's build panics, another hangs); or leave lockBuffers out of
-// BeginWrite (pages of two values).
+// BeginWrite (blocks of two values).
 func TestMappedBufferRing(t *testing.T) {
-	const pages = 16
-	const size = pages * pageSize
+	const block = 4 * pageSize
+	const blocks = 8
+	const size = blocks * block
 	duration := 4 * time.Second
 	if testing.Short() {
 		duration = time.Second
@@ -432,8 +448,8 @@ func TestMappedBufferRing(t *testing.T) {
 		dst, from := files[i], uint64((i+1)%3)*RangeSize
 		buf := make([]byte, size)
 		loop(func(op *Op) {
-			n := uint64(1+rand.IntN(pages)) * pageSize
-			off := uint64(rand.IntN(pages)) * pageSize % (size - n + 1) &^ pageMask
+			k := 1 + rand.IntN(blocks)
+			n, off := uint64(k)*block, uint64(rand.IntN(blocks-k+1))*block
 			seg, at := m.back.at(span{from + off, n})
 			if err := op.BeginWrite(&dst.Inode, off, n, false, []WindowBuffer{{from + off, n}}); err != nil {
 				t.Error(err)
@@ -444,30 +460,30 @@ func TestMappedBufferRing(t *testing.T) {
 				t.Errorf("reading the buffer: %d, %v", k, err)
 				return
 			}
-			if p := uniform(buf[:n]); p >= 0 {
-				t.Errorf("page %d of the buffer has two values", p)
+			if p := uniform(buf[:n], block); p >= 0 {
+				t.Errorf("block %d of the buffer has two values", p)
 			}
 			if err := op.Clean(); err != nil {
 				t.Error(err)
 				return
 			}
-			// In two halves, so that who does not lock sees one of them.
-			for p := 0; p < int(n); p += pageSize / 2 {
-				unix.Pwrite(int(dst.Fd()), buf[p:p+pageSize/2], int64(off)+int64(p))
+			// In pieces, so that who does not lock sees a part of them.
+			for p := 0; p < int(n); p += pageSize {
+				unix.Pwrite(int(dst.Fd()), buf[p:p+pageSize], int64(off)+int64(p))
 			}
 			writes.Add(1)
 		})
 		loop(func(op *Op) {
-			off := int64(rand.IntN(pages)) * pageSize
+			off := int64(rand.IntN(blocks)) * block
 			if rand.IntN(2) == 0 {
-				writeFile(t, op, dst, off, bytes.Repeat([]byte{byte(rand.IntN(256))}, pageSize))
+				writeFile(t, op, dst, off, bytes.Repeat([]byte{byte(rand.IntN(256))}, block))
 				return
 			}
-			if err := op.BeginFallocate(&dst.Inode, 3, uint64(off), pageSize); err != nil {
+			if err := op.BeginFallocate(&dst.Inode, 3, uint64(off), block); err != nil {
 				t.Error(err)
 				return
 			}
-			unix.Fallocate(int(dst.Fd()), 3, off, pageSize)
+			unix.Fallocate(int(dst.Fd()), 3, off, block)
 			op.End()
 		})
 	}
@@ -479,8 +495,8 @@ func TestMappedBufferRing(t *testing.T) {
 	}
 	m.Destroy()
 	for i, f := range files {
-		if p := uniform(f.bytes(t, 0, size)); p >= 0 {
-			t.Errorf("file %d: page %d has two values", i, p)
+		if p := uniform(f.bytes(t, 0, size), block); p >= 0 {
+			t.Errorf("file %d: block %d has two values", i, p)
 		}
 	}
 	s := m.Stats()
