@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
@@ -101,6 +102,9 @@ type Device struct {
 	running int  // rings that are started
 	enabled bool // RingsEnabled was told
 	config  []byte
+	// late counts requests that are still being served although their ring
+	// has stopped.
+	late sync.WaitGroup
 }
 
 var _ vhostuser.Device = (*Device)(nil)
@@ -271,6 +275,7 @@ func (d *Device) Reset() {
 	for _, r := range d.rings {
 		r.forget()
 	}
+	d.waitLate()
 	d.opts.Server.Reset()
 }
 
@@ -281,7 +286,24 @@ func (d *Device) Closed() {
 		r.setSignal(&r.call, "call", -1)
 		r.setSignal(&r.errs, "error", -1)
 	}
+	d.waitLate()
 	d.opts.Server.Reset()
+}
+
+// waitLate waits for the requests that have outlasted the stop of their ring,
+// for which the server's state has to stay. It has no bound: they wait for
+// something that is stuck, and would use what is not there any more.
+func (d *Device) waitLate() {
+	done := make(chan struct{})
+	go func() { d.late.Wait(); close(done) }()
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(d.opts.StopLimit):
+			d.log.Warn("requests are still being served for a guest that has gone; is a disk or network file system stuck?")
+		}
+	}
 }
 
 // tellEnabled tells the window that a ring runs, once.

@@ -312,54 +312,75 @@ func TestResetForgetsWhatWaits(t *testing.T) {
 	}
 }
 
-// A request that outlasts the stop is completed when the ring goes on, once,
-// and never when the driver has begun anew.
-func TestLateRequest(t *testing.T) {
-	for _, tt := range []struct {
-		name             string
-		releaseIn        string // stopped or started
-		reset, completed bool
-	}{
-		{"done while stopped", "stopped", false, true},
-		{"done after the start", "started", false, true},
-		{"done after a reset", "started", true, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			m, e := newEchoMachine(t, device.Options{Workers: 1, StopLimit: 50 * time.Millisecond})
-			q := m.queues[1]
-			q.start()
-			q.submit(0, "block")
-			q.doKick()
-			eventually(t, "it is being served", func() bool { return e.blocking.Load() == 1 })
-			if q.tryStop() == nil {
-				t.Error("the front-end's log has no word about it")
-			}
-			if tt.reset {
-				q.reset()
-				m.dev.Reset()
-			}
-			if tt.releaseIn == "stopped" {
-				close(e.release)
-				eventually(t, "it is served", func() bool { return e.served.Load() == 1 })
-				if _, ok := q.poll(); ok {
-					t.Error("the ring was written to while it was stopped")
-				}
-			}
-			q.start()
-			if tt.releaseIn == "started" {
-				q.expect(q.do(5, "others"), "others")
-				close(e.release)
-				eventually(t, "it is served", func() bool { return e.served.Load() == 2 })
-			}
-			if tt.completed {
-				q.expect(q.next(), "block")
-			}
-			q.none()
-			if n := e.served.Load(); n > 2 {
-				t.Errorf("served %d times", n)
-			}
-		})
+// lateRequest has a request outlast the stop of its ring.
+func lateRequest(t *testing.T) (*machine, *echo, *queue) {
+	m, e := newEchoMachine(t, device.Options{Workers: 1, StopLimit: 50 * time.Millisecond})
+	q := m.queues[1]
+	q.start()
+	q.submit(0, "block")
+	q.doKick()
+	eventually(t, "it is being served", func() bool { return e.blocking.Load() == 1 })
+	if q.tryStop() == nil {
+		t.Error("the front-end's log has no word about it")
 	}
+	return m, e, q
+}
+
+func TestLateRequestIsCompletedWhenTheRingGoesOn(t *testing.T) {
+	t.Run("served while it is stopped", func(t *testing.T) {
+		_, e, q := lateRequest(t)
+		close(e.release)
+		eventually(t, "it is served", func() bool { return e.served.Load() == 1 })
+		time.Sleep(10 * time.Millisecond)
+		if _, ok := q.poll(); ok {
+			t.Error("the ring was written to while it was stopped")
+		}
+		q.start()
+		q.expect(q.next(), "block")
+		q.none()
+	})
+	t.Run("served when it goes on", func(t *testing.T) {
+		_, e, q := lateRequest(t)
+		q.start()
+		q.expect(q.do(5, "others"), "others")
+		q.none()
+		close(e.release)
+		q.expect(q.next(), "block")
+		q.none()
+		if n := e.served.Load(); n != 2 {
+			t.Errorf("served %d requests", n)
+		}
+	})
+	t.Run("served after two stops", func(t *testing.T) {
+		_, e, q := lateRequest(t)
+		q.start()
+		q.expect(q.do(5, "others"), "others")
+		q.stop()
+		close(e.release)
+		eventually(t, "it is served", func() bool { return e.served.Load() == 2 })
+		q.start()
+		q.expect(q.next(), "block")
+		q.none()
+	})
+}
+
+func TestLateRequestHoldsUpTheReset(t *testing.T) {
+	m, e, q := lateRequest(t)
+	done := make(chan struct{})
+	go func() { m.dev.Reset(); close(done) }()
+	time.Sleep(100 * time.Millisecond)
+	if e.resets.Load() != 0 {
+		t.Error("the server was reset while it served a request")
+	}
+	close(e.release)
+	<-done
+	if e.resets.Load() != 1 {
+		t.Error("the server was not reset")
+	}
+	q.reset()
+	q.start()
+	q.expect(q.do(1, "new"), "new")
+	q.none()
 }
 
 func TestThreadsEndWhenIdle(t *testing.T) {

@@ -15,6 +15,9 @@ type request struct {
 
 	// before and after link the requests of a run that are with a worker.
 	before, after *request
+	// settled says that the chain has been completed or parked. run.mu
+	// guards it.
+	settled bool
 }
 
 // serve has th answer r. sane is false when the server panicked; the request

@@ -119,17 +119,18 @@ func (r *ring) stop() (base uint32, err error) {
 	if u == nil {
 		return r.place.base, nil
 	}
-	late := u.stop(r.dev.opts.StopLimit)
+	u.stop(r.dev.opts.StopLimit)
 
 	r.mu.Lock()
-	u.mu.Lock()
+	late := u.kill()
 	r.run = nil
 	r.kept = append(append(r.kept, u.again...), u.parked...)
 	r.still = append(r.still, late...)
-	u.mu.Unlock()
+	r.dev.late.Add(len(late))
 	r.mu.Unlock()
 	base = u.q.Base()
 	r.place.base = base
+	u.close()
 	if n := len(late); n > 0 {
 		r.stats.Late.Add(uint64(n))
 		err = fmt.Errorf("queue %d: %d requests are still being served after %v; is a disk or network file system stuck?", r.index, n, r.dev.opts.StopLimit)
@@ -149,6 +150,7 @@ func (r *ring) forget() {
 // late completes a chain of a life u that is over: in the life that goes on from
 // there, or when there will be one.
 func (r *ring) late(u *run, h virtqueue.Head, written uint32) {
+	defer r.dev.late.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.settle(u, h) {
@@ -163,6 +165,7 @@ func (r *ring) late(u *run, h virtqueue.Head, written uint32) {
 
 // keep has a chain of a life u that is over served again in the next one.
 func (r *ring) keep(u *run, h virtqueue.Head) {
+	defer r.dev.late.Done()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.settle(u, h) {
@@ -192,6 +195,14 @@ func (r *ring) settle(u *run, h virtqueue.Head) bool {
 	}
 	r.still = slices.DeleteFunc(r.still, func(s virtqueue.Head) bool { return s == h })
 	return true
+}
+
+// callDriver tells the driver that there are used entries.
+func (r *ring) callDriver() {
+	r.stats.Calls.Add(1)
+	if err := r.call.signal(); err != nil {
+		r.dev.limited.warn(kindSignal, "the driver can't be called", "queue", r.index, "err", err)
+	}
 }
 
 // setSignal points s at fd, which it takes over.

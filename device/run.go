@@ -172,21 +172,19 @@ func (u *run) refuseChain(c *virtqueue.Chain, err error) bool {
 // serveOne serves the request *r, or passes it on.
 func (u *run) serveOne(th Thread, r **request) (sane bool) {
 	req := *r
-	u.serving.Store(uint32(req.chain.Head) + 1)
+	h := req.chain.Head
+	u.serving.Store(uint32(h) + 1)
 	written, v, sane := u.dev.serve(th, req, u.dev.inline)
 	if v != Done {
 		*r = u.newRequest()
 		u.link(req)
-		u.serving.Store(0)
 		u.route(req, v)
 		return sane
 	}
-	h := req.chain.Head
 	req.chain.Release()
 	if !u.push(h, written) {
 		u.ring.late(u, h, written)
 	}
-	u.serving.Store(0)
 	return sane
 }
 
@@ -227,10 +225,19 @@ func (d *Device) refuse(r *request, err error) {
 func (u *run) complete(r *request, written uint32) {
 	h := r.chain.Head
 	r.chain.Release()
-	if u.push(h, written) {
-		u.publish()
-	} else {
+	u.mu.Lock()
+	late, notify := u.dead, false
+	if !late {
+		r.settled = true
+		u.q.PushHead(h, written)
+		notify = u.q.Flush()
+	}
+	u.mu.Unlock()
+	if late {
 		u.ring.late(u, h, written)
+	}
+	if notify {
+		u.ring.callDriver()
 	}
 	u.unlink(r)
 }
@@ -240,19 +247,20 @@ func (u *run) park(r *request) {
 	h := r.chain.Head
 	r.chain.Release()
 	u.mu.Lock()
-	dead := u.dead
-	if !dead {
+	late := u.dead
+	if !late {
+		r.settled = true
 		u.parked = append(u.parked, h)
 	}
 	u.mu.Unlock()
-	if dead {
+	if late {
 		u.ring.keep(u, h)
 	}
 	u.unlink(r)
 }
 
-// push completes a chain, which the driver sees after publish. It returns false
-// when the ring is not ours any more.
+// push completes a chain of the reader's, which the driver sees after publish.
+// It returns false when the ring is not ours any more.
 func (u *run) push(h virtqueue.Head, written uint32) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -260,6 +268,7 @@ func (u *run) push(h virtqueue.Head, written uint32) bool {
 		return false
 	}
 	u.q.PushHead(h, written)
+	u.serving.Store(0)
 	return true
 }
 
@@ -269,12 +278,8 @@ func (u *run) publish() {
 	u.mu.Lock()
 	notify := !u.dead && u.q.Flush()
 	u.mu.Unlock()
-	if !notify {
-		return
-	}
-	u.ring.stats.Calls.Add(1)
-	if err := u.ring.call.signal(); err != nil {
-		u.dev.limited.warn(kindSignal, "the driver can't be called", "queue", u.ring.index, "err", err)
+	if notify {
+		u.ring.callDriver()
 	}
 }
 
@@ -286,10 +291,13 @@ func (u *run) newRequest() *request {
 	return r
 }
 
-// link adds r to those that are with a worker.
+// link adds r, which the reader has served so far, to those that are with a
+// worker.
 func (u *run) link(r *request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.serving.Store(0)
+	r.settled = false
 	r.before, r.after = nil, u.handed
 	if u.handed != nil {
 		u.handed.before = r
@@ -355,10 +363,8 @@ func (u *run) idleUntilStop() {
 	}
 }
 
-// stop ends the reader and waits at most limit for what is being served. It
-// returns the chains that are not done by then: nothing is written to the ring
-// for them any more.
-func (u *run) stop(limit time.Duration) (late []virtqueue.Head) {
+// stop ends the reader and waits at most limit for what is being served.
+func (u *run) stop(limit time.Duration) {
 	u.stopping.Store(true)
 	u.w.call()
 	if i, ok := u.dev.opts.Server.(Interrupter); ok {
@@ -369,15 +375,14 @@ func (u *run) stop(limit time.Duration) (late []virtqueue.Head) {
 	select {
 	case <-u.ended:
 		u.waitHanded(timeout.C)
-		u.w.close()
-		defer u.q.Close()
 	case <-timeout.C:
-		go func() {
-			<-u.ended
-			u.w.close()
-			u.q.Close()
-		}()
 	}
+}
+
+// kill gives the ring back to the front-end. It returns the chains that are
+// still being served: nothing is written to the ring for them any more.
+func (u *run) kill() (late []virtqueue.Head) {
+	u.publish()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.dead = true
@@ -385,9 +390,27 @@ func (u *run) stop(limit time.Duration) (late []virtqueue.Head) {
 		late = append(late, virtqueue.Head(h-1))
 	}
 	for r := u.handed; r != nil; r = r.after {
-		late = append(late, r.chain.Head)
+		if !r.settled {
+			late = append(late, r.chain.Head)
+		}
 	}
 	return late
+}
+
+// close gives back what the life of the ring has used, now or when its reader
+// has ended.
+func (u *run) close() {
+	select {
+	case <-u.ended:
+		u.w.close()
+		u.q.Close()
+	default:
+		go func() {
+			<-u.ended
+			u.w.close()
+			u.q.Close()
+		}()
+	}
 }
 
 // waitHanded waits until no request is with a worker, or until timeout.
