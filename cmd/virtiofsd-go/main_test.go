@@ -100,8 +100,8 @@ var wrongCommandLines = []struct {
 	{args: args("--shared-dir=d --fd=x"), status: 2, says: `--fd: "x" is not a number`},
 	{args: args("--shared-dir=nowhere --socket-path=s"), status: 1, says: "nowhere"},
 	{args: args("--shared-dir=f --socket-path=s"), status: 1, says: "f is not a directory", ours: "rust shares a single file"},
-	{args: args("--shared-dir=d --fd=99"), status: 1, says: "--fd=99 is not a listening socket"},
-	{args: args("--shared-dir=d --fd=0"), status: 1, says: "--fd=0 is not a listening socket"},
+	{args: args("--shared-dir=d --fd=99"), status: 1, says: "--fd=99"},
+	{args: args("--shared-dir=d --fd=0"), status: 1, says: "no socket"},
 	{args: args("--shared-dir=d --socket-path=nowhere/s"), status: 1, says: "nowhere"},
 	{args: args("--shared-dir=d --socket-path=s --socket-group=no-such-group"), status: 1, says: `there is no group "no-such-group"`},
 	{args: args("--shared-dir=d --socket-path=s --cache=some"), status: 2, says: `"some" is not one of auto, always, never, metadata`},
@@ -359,9 +359,13 @@ func TestSocketAndPidFile(t *testing.T) {
 	both(t, func(t *testing.T, prog string) {
 		dir := testDir(t)
 		sock := filepath.Join(dir, "s")
-		if err := os.WriteFile(sock, []byte("an old file"), 0o666); err != nil {
+		// One that a daemon which was killed has left behind.
+		old, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock, Net: "unix"})
+		if err != nil {
 			t.Fatal(err)
 		}
+		old.SetUnlinkOnClose(false)
+		old.Close()
 		d := start(t, dir, prog, "--sandbox=none", "--shared-dir=d", "--socket-path=s")
 		c := d.connect(sock)
 		st, err := os.Stat(sock)

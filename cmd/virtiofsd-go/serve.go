@@ -8,12 +8,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
-	"github.com/virtiofsd-go/virtiofsd-go/dax"
 	"github.com/virtiofsd-go/virtiofsd-go/device"
 	"github.com/virtiofsd-go/virtiofsd-go/fs"
 	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
 )
+
+// endLimit bounds how long the end of the process waits for threads that are
+// stuck in the kernel.
+const endLimit = 5 * time.Second
 
 // serve runs the daemon until the front-end has gone or a signal came.
 func serve(c *config, args []string, stderr io.Writer) error {
@@ -23,84 +27,94 @@ func serve(c *config, args []string, stderr io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
 
+	err := serveWith(ctx, c, log)
+	if err != nil && c.syslog {
+		log.Error(err.Error())
+	}
+	return err
+}
+
+// serveWith sets everything up and serves.
+func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 	if st, err := os.Stat(c.fs.SharedDir); err != nil {
 		return fmt.Errorf("the shared directory can't be used: %w", err)
 	} else if !st.IsDir() {
 		return fmt.Errorf("the shared directory can't be used: %s is not a directory", c.fs.SharedDir)
 	}
 	setupScheduler(c)
-	left, err := setupFDLimit(c, log)
-	if err != nil {
+	setupCollector()
+	var err error
+	if c.fs.FDLimit, err = setupFDLimit(c, log); err != nil {
 		return err
 	}
-	c.fs.FDLimit = left
 	c.fs.Logger = log
-	window, err := startWindow(c, log)
-	if err != nil {
-		return err
-	}
-	if window != nil {
-		defer window.owner.Close()
-		c.fs.DAX, c.fs.WindowOffset = window.owner, window.offset
-	}
 	server, err := fs.New(c.fs)
 	if err != nil {
 		return err
 	}
-	defer server.Close()
-	opts := device.Options{Server: server, RequestQueues: c.queues, Tag: c.tag, Workers: c.threadPoolSize, Logger: log}
-	session := vhostuser.Config{Log: log}
-	if window != nil {
-		opts.Window, session.Classify = window, window.classify
-	}
-	dev, err := device.New(opts)
+	dev, err := device.New(device.Options{
+		Server:        server,
+		RequestQueues: c.queues,
+		Tag:           c.tag,
+		Workers:       c.threadPoolSize,
+		Waiters:       fdsForWaiters,
+		Logger:        log,
+	})
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
 	e, err := openEndpoint(c)
 	if err != nil {
 		return err
 	}
-	defer e.Close()
-	// A signal ends the wait for a front-end, and the session with one.
-	defer context.AfterFunc(ctx, func() { e.UnixListener.Close() })()
+	err = accept(ctx, c, log, e, dev)
+	e.Close()
+	within(endLimit, func() {
+		dev.Close()
+		server.Close()
+	})
+	return err
+}
+
+// accept serves front-ends one after the other: one, or with --reconnect any
+// number until ctx ends.
+func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *device.Device) error {
 	for {
 		log.Info("waiting for a front-end to connect")
-		conn, err := e.UnixListener.AcceptUnix()
+		sock, err := e.Accept(ctx)
 		if ctx.Err() != nil {
+			log.Info("ending, as a signal asked for")
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("waiting for a front-end: %w", err)
+			return err
 		}
 		log.Info("a front-end has connected")
-		err = vhostuser.Serve(ctx, conn, dev, session)
+		err = vhostuser.Serve(ctx, sock, dev, vhostuser.Config{Log: log})
 		switch {
 		case ctx.Err() != nil:
+			log.Info("ending, as a signal asked for")
 			return nil
-		case err == nil:
-			log.Info("the front-end has gone")
+		case err != nil:
+			log.Error("the connection to the front-end has ended", "err", err)
 		default:
-			log.Error("the connection has ended", "err", err)
+			log.Info("the front-end has disconnected")
 		}
 		if !c.reconnect {
-			// As management software expects, a lost front-end is no failure.
 			return nil
 		}
 	}
 }
 
-// startWindow starts the owner of the DAX window, if there is to be one.
-func startWindow(c *config, log *slog.Logger) (*daxWindow, error) {
-	if c.daxWindow == 0 {
-		return nil, nil
+// within runs f and waits for its end, but not for long.
+func within(limit time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(limit):
 	}
-	owner, err := dax.New(dax.Config{Window: uint64(c.daxWindow), Backing: c.daxBacking, MinSize: uint64(c.daxMinSize),
-		Memory: uint64(c.daxMemory), MaxRegions: c.daxMaxRegions, Log: log})
-	if err != nil {
-		return nil, err
-	}
-	return newDAXWindow(owner), nil
 }
