@@ -1,259 +1,298 @@
 package guestmem
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
-// Buffers is one direction of a descriptor chain: a stream of bytes that lie
-// scattered in guest memory, with a cursor. The zero value, after Reset, is
-// ready for use, and a Buffers that is used again does not allocate. A copy of a
-// Buffers has a cursor of its own over the same bytes until the next Reset of
-// either.
+// Buffers is one direction of a request: ranges of guest memory as one stream
+// of bytes, with a cursor. The zero value is empty.
+//
+// A copy of a Buffers is a second cursor over the same bytes, valid until the
+// next Reset of either, and not to be used at the same time as the first. It
+// lets a header be written after the payload that follows it.
+//
+// The table given to Reset has to be held as long as the buffers are used.
+// Once it has grown to the largest request, a Buffers does not allocate.
 type Buffers struct {
 	table *Table
-	segs  []segment
-	seg   int // the segment of the cursor
-	off   int // of the cursor in it
-	left  int // bytes behind the cursor
-	iov   []unix.Iovec
-	plain bool // every segment is in mapped memory
+	segs  []iovec   // where the bytes are mapped
+	where []segment // the same elements, in the guest
+	seg   int       // the cursor: segs[seg]
+	off   uintptr   //   and the offset in it
+	left  int       // bytes from the cursor to the end
+	total int
+	hint  int // index of the region found last
+	// unmapped says that some segment is not of kind RAM, windows that some
+	// is of kind Window.
+	unmapped, windows bool
 }
 
-// segment is a piece of one region.
+// segment is where in the guest a segment is.
 type segment struct {
-	r   *Region
-	off uint64 // in the region
-	n   int    // bytes, not 0
+	gpa    uint64
+	region int // index in the table
 }
 
-// Reset empties b and makes t the memory of what is appended. The caller keeps
-// its reference to t for as long as it uses b.
+// keptSegments bounds what a Buffers holds between two uses: one hostile request
+// must not leave its size behind.
+const keptSegments = 4096
+
+// Reset makes b empty, for ranges of t.
 func (b *Buffers) Reset(t *Table) {
-	b.table, b.segs, b.seg, b.off, b.left, b.plain = t, b.segs[:0], 0, 0, 0, true
+	if cap(b.segs) > keptSegments {
+		*b = Buffers{}
+	}
+	b.table = t
+	b.segs, b.where = b.segs[:0], b.where[:0]
+	b.seg, b.off, b.left, b.total = 0, 0, 0, 0
+	if b.hint >= len(t.regions) {
+		b.hint = 0
+	}
+	b.unmapped, b.windows = false, false
 }
 
-// Append adds n bytes at guest address gpa to the end of the stream; they may
-// cross regions that adjoin.
+// Append adds n bytes at guest address gpa to the end. A range may go over
+// several regions, with no gap. On ErrNotMapped nothing is added.
 func (b *Buffers) Append(gpa uint64, n uint32) error {
-	todo := uint64(n)
-	if gpa+todo < gpa {
-		return ErrNotMapped
+	if n == 0 {
+		return nil
 	}
-	for todo > 0 {
-		r := b.table.find(gpa)
-		if r == nil {
+	if b.hint < len(b.table.regions) {
+		r := b.table.regions[b.hint]
+		if off := gpa - r.spec.GuestAddr; off < r.spec.Size && uint64(n) <= r.spec.Size-off && r.spec.Kind == RAM {
+			b.add(r.host+uintptr(off), uintptr(n), gpa, b.hint)
+			return nil
+		}
+	}
+	return b.appendSlow(gpa, n)
+}
+
+func (b *Buffers) add(host, n uintptr, gpa uint64, region int) {
+	b.left += int(n)
+	b.total += int(n)
+	if last := len(b.segs) - 1; last >= 0 && host != 0 &&
+		b.segs[last].base+b.segs[last].len == host && b.where[last].region == region {
+		b.segs[last].len += n
+		return
+	}
+	b.segs = append(b.segs, iovec{host, n})
+	b.where = append(b.where, segment{gpa, region})
+}
+
+func (b *Buffers) appendSlow(gpa uint64, n uint32) error {
+	// Whether there is a gap is found out before anything is added.
+	for at, left := gpa, uint64(n); ; {
+		i := b.table.find(at)
+		if i < 0 {
 			return ErrNotMapped
 		}
+		r := b.table.regions[i]
+		got := min(left, r.spec.Size-(at-r.spec.GuestAddr))
+		at, left = at+got, left-got
+		if left == 0 {
+			break
+		}
+		if at == 0 {
+			return ErrNotMapped
+		}
+	}
+	for left := uint64(n); ; {
+		i := b.table.find(gpa)
+		r := b.table.regions[i]
 		off := gpa - r.spec.GuestAddr
-		take := min(todo, r.spec.Size-off)
-		b.segs = append(b.segs, segment{r, off, int(take)})
-		b.left += int(take)
-		b.plain = b.plain && r.mem != nil
-		gpa += take
-		todo -= take
+		k := min(left, r.spec.Size-off)
+		var host uintptr
+		switch r.spec.Kind {
+		case Window:
+			b.windows, b.unmapped = true, true
+		case File:
+			b.unmapped = true
+			host = r.host + uintptr(off)
+		case RAM:
+			host = r.host + uintptr(off)
+		}
+		b.add(host, uintptr(k), gpa, i)
+		b.hint = i
+		gpa, left = gpa+k, left-k
+		if left == 0 {
+			return nil
+		}
+	}
+}
+
+// Len returns the number of bytes from the cursor to the end.
+func (b *Buffers) Len() int { return b.left }
+
+// Rewind moves the cursor to the start.
+func (b *Buffers) Rewind() { b.seg, b.off, b.left = 0, 0, b.total }
+
+// Skip moves the cursor n bytes forward, at most to the end.
+func (b *Buffers) Skip(n int) {
+	n = max(0, min(n, b.left))
+	b.left -= n
+	for left := uintptr(n); left > 0; {
+		if rest := b.segs[b.seg].len - b.off; left < rest {
+			b.off += left
+			return
+		} else {
+			left -= rest
+			b.seg, b.off = b.seg+1, 0
+		}
+	}
+}
+
+// CopyOut copies the next len(dst) bytes from the guest and moves the cursor
+// behind them. If fewer are left it copies those and returns ErrShort. On any
+// other error, a unix.Errno, the cursor does not move.
+func (b *Buffers) CopyOut(dst []byte) (copied int, short error) {
+	n := len(dst)
+	if n > b.left {
+		n, short = b.left, ErrShort
+		dst = dst[:n]
+	}
+	if n == 0 {
+		return 0, short
+	}
+	seg, off := b.seg, b.off
+	for {
+		s := b.segs[seg]
+		k := min(uintptr(len(dst)), s.len-off)
+		var err error
+		if !b.unmapped {
+			err = loadBytes(dst[:k], s.base+off)
+		} else {
+			w := b.where[seg]
+			r := b.table.regions[w.region]
+			err = r.read(dst[:k], w.gpa-r.spec.GuestAddr+uint64(off))
+		}
+		if err != nil {
+			return 0, err
+		}
+		off += k
+		if dst = dst[k:]; len(dst) == 0 {
+			break
+		}
+		seg, off = seg+1, 0
+	}
+	b.seg, b.off, b.left = seg, off, b.left-n
+	return n, short
+}
+
+// CopyIn copies src to the guest and moves the cursor behind it. If there is room
+// for less it copies that and returns ErrShort. On any other error, a unix.Errno,
+// the cursor does not move, and some of the bytes may have been written.
+func (b *Buffers) CopyIn(src []byte) (copied int, short error) {
+	n := len(src)
+	if n > b.left {
+		n, short = b.left, ErrShort
+		src = src[:n]
+	}
+	if n == 0 {
+		return 0, short
+	}
+	seg, off := b.seg, b.off
+	var err error
+	for {
+		s := b.segs[seg]
+		k := min(uintptr(len(src)), s.len-off)
+		if !b.unmapped {
+			err = storeBytes(s.base+off, src[:k])
+		} else {
+			w := b.where[seg]
+			r := b.table.regions[w.region]
+			err = r.write(w.gpa-r.spec.GuestAddr+uint64(off), src[:k])
+		}
+		if err != nil {
+			break
+		}
+		off += k
+		if src = src[k:]; len(src) == 0 {
+			break
+		}
+		seg, off = seg+1, 0
+	}
+	b.markDirty(n)
+	if err != nil {
+		return 0, err
+	}
+	b.seg, b.off, b.left = seg, off, b.left-n
+	return n, short
+}
+
+// markDirty logs the n bytes at the cursor as written. It comes after the
+// writing: the front-end may fetch the log at any time, and a page that it
+// copies between mark and write would be lost.
+func (b *Buffers) markDirty(n int) {
+	if m := b.table.mem; m != nil && m.log.Load() != nil {
+		b.markDirtySlow(n)
+	}
+}
+
+func (b *Buffers) markDirtySlow(n int) {
+	log := b.table.mem.acquireLog()
+	if log == nil {
+		return
+	}
+	defer log.release()
+	off := b.off
+	for i, left := b.seg, uintptr(n); left > 0; i++ {
+		k := min(left, b.segs[i].len-off)
+		log.mark(b.where[i].gpa+uint64(off), uint64(k))
+		left -= k
+		off = 0
+	}
+}
+
+// read copies len(dst) bytes at offset off of the region to dst.
+func (r *Region) read(dst []byte, off uint64) error {
+	switch r.spec.Kind {
+	case RAM:
+		return loadBytes(dst, r.host+uintptr(off))
+	case File:
+		return loadBytesBySystemCall(dst, r.host+uintptr(off))
+	}
+	for len(dst) > 0 {
+		n, err := unix.Pread(r.spec.FD, dst, int64(r.spec.MmapOffset+off))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return unix.EFAULT // as a mapping past the end of the file
+		}
+		dst, off = dst[n:], off+uint64(n)
 	}
 	return nil
 }
 
-// Len returns the number of bytes behind the cursor.
-func (b *Buffers) Len() int { return b.left }
-
-// Rewind puts the cursor back to the start.
-func (b *Buffers) Rewind() {
-	for i := range b.segs[:min(b.seg, len(b.segs))] {
-		b.left += b.segs[i].n
+// write copies src to offset off of the region.
+func (r *Region) write(off uint64, src []byte) error {
+	switch r.spec.Kind {
+	case RAM:
+		return storeBytes(r.host+uintptr(off), src)
+	case File:
+		return storeBytesBySystemCall(r.host+uintptr(off), src)
 	}
-	b.left += b.off
-	b.seg, b.off = 0, 0
-}
-
-// Skip moves the cursor n bytes on, at most to the end.
-func (b *Buffers) Skip(n int) {
-	n = min(n, b.left)
-	b.left -= n
-	for n > 0 {
-		s := &b.segs[b.seg]
-		if rest := s.n - b.off; n >= rest {
-			n -= rest
-			b.seg++
-			b.off = 0
-		} else {
-			b.off += n
-			n = 0
+	// A store to a mapping never makes a file longer.
+	var st unix.Stat_t
+	if err := unix.Fstat(r.spec.FD, &st); err != nil {
+		return err
+	}
+	if r.spec.MmapOffset+off+uint64(len(src)) > uint64(st.Size) {
+		return unix.EFAULT
+	}
+	for len(src) > 0 {
+		n, err := unix.Pwrite(r.spec.FD, src, int64(r.spec.MmapOffset+off))
+		if err == unix.EINTR {
+			continue
 		}
-	}
-}
-
-// CopyOut copies from guest memory to dst and moves the cursor behind what it
-// copied: device-readable bytes. It fails with EFAULT where memory is gone, and
-// with ErrShort where less than len(dst) is left.
-func (b *Buffers) CopyOut(dst []byte) (int, error) {
-	done := 0
-	for done < len(dst) && b.left > 0 {
-		s := &b.segs[b.seg]
-		n := min(s.n-b.off, len(dst)-done)
-		if err := s.r.load(dst[done:done+n], s.off+uint64(b.off)); err != nil {
-			return done, err
+		if err != nil {
+			return err
 		}
-		b.Skip(n)
-		done += n
-	}
-	if done < len(dst) {
-		return done, ErrShort
-	}
-	return done, nil
-}
-
-// CopyIn copies src to guest memory and moves the cursor behind it:
-// device-writable bytes. Errors are those of CopyOut.
-func (b *Buffers) CopyIn(src []byte) (int, error) {
-	done := 0
-	for done < len(src) && b.left > 0 {
-		s := &b.segs[b.seg]
-		n := min(s.n-b.off, len(src)-done)
-		if err := s.r.store(src[done:done+n], s.off+uint64(b.off)); err != nil {
-			return done, err
+		if n == 0 {
+			return unix.EFAULT
 		}
-		b.table.log.mark(s.r.spec.GuestAddr+s.off+uint64(b.off), uint64(n))
-		b.Skip(n)
-		done += n
+		src, off = src[n:], off+uint64(n)
 	}
-	if done < len(src) {
-		return done, ErrShort
-	}
-	return done, nil
-}
-
-const iovMax = 1024 // UIO_MAXIOV
-
-// ReadFrom reads at most n bytes of the file fd at offset off (-1: at its
-// current position) to guest memory behind the cursor, by preadv2 with flags. It
-// returns what one call moved, which may be less, and leaves the cursor where it
-// is. Errors are errnos: EFAULT where guest memory is gone.
-func (b *Buffers) ReadFrom(fd int, off int64, n, flags int) (int, error) {
-	n = min(n, b.left)
-	if n == 0 {
-		return 0, nil
-	}
-	var got int
-	var e unix.Errno
-	if b.plain {
-		got, e = preadv2(fd, b.vector(n), off, flags)
-	} else {
-		got, e = b.bounceIn(fd, off, n, flags)
-	}
-	if e != 0 {
-		return 0, e
-	}
-	if b.table.log != nil {
-		b.markDirty(got)
-	}
-	return got, nil
-}
-
-// WriteTo writes at most n bytes behind the cursor to the file fd at offset off,
-// by pwritev2 with flags. It is otherwise like ReadFrom.
-func (b *Buffers) WriteTo(fd int, off int64, n, flags int) (int, error) {
-	n = min(n, b.left)
-	if n == 0 {
-		return 0, nil
-	}
-	var put int
-	var e unix.Errno
-	if b.plain {
-		put, e = pwritev2(fd, b.vector(n), off, flags)
-	} else {
-		put, e = b.bounceOut(fd, off, n, flags)
-	}
-	if e != 0 {
-		return 0, e
-	}
-	return put, nil
-}
-
-// vector returns the n bytes behind the cursor, all in mapped memory, as an
-// iovec of at most iovMax entries; neighbours become one entry.
-func (b *Buffers) vector(n int) []unix.Iovec {
-	b.iov = b.iov[:0]
-	off := b.off
-	var end uint64 // of the last entry, in its region
-	var last *Region
-	for i := b.seg; n > 0; i++ {
-		s := &b.segs[i]
-		take := min(s.n-off, n)
-		at := s.off + uint64(off)
-		if last == s.r && end == at {
-			b.iov[len(b.iov)-1].Len += uint64(take)
-		} else {
-			if len(b.iov) == iovMax {
-				break
-			}
-			b.iov = append(b.iov, unix.Iovec{Base: &s.r.mem[at], Len: uint64(take)})
-		}
-		last, end = s.r, at+uint64(take)
-		n -= take
-		off = 0
-	}
-	return b.iov
-}
-
-// bounceSize bounds the copy that data from or to a Window region takes.
-const bounceSize = 256 << 10
-
-func (b *Buffers) bounceIn(fd int, off int64, n, flags int) (int, unix.Errno) {
-	buf := make([]byte, min(n, bounceSize))
-	got, e := preadv2(fd, []unix.Iovec{{Base: &buf[0], Len: uint64(len(buf))}}, off, flags)
-	if e != 0 || got == 0 {
-		return 0, e
-	}
-	to := *b
-	if _, err := to.CopyIn(buf[:got]); err != nil {
-		return 0, unix.EFAULT
-	}
-	return got, 0
-}
-
-func (b *Buffers) bounceOut(fd int, off int64, n, flags int) (int, unix.Errno) {
-	buf := make([]byte, min(n, bounceSize))
-	from := *b
-	if _, err := from.CopyOut(buf); err != nil {
-		return 0, unix.EFAULT
-	}
-	return pwritev2(fd, []unix.Iovec{{Base: &buf[0], Len: uint64(len(buf))}}, off, flags)
-}
-
-// WindowPart is a piece of a Buffers that lies in a Window region.
-type WindowPart struct {
-	Region *Region
-	Offset uint64 // in the region
-	Len    int
-}
-
-// AppendWindowParts appends the pieces behind the cursor that lie in Window
-// regions to dst.
-func (b *Buffers) AppendWindowParts(dst []WindowPart) []WindowPart {
-	if b.plain {
-		return dst
-	}
-	off := b.off
-	for i := b.seg; i < len(b.segs); i++ {
-		s := &b.segs[i]
-		if s.r.mem == nil {
-			dst = append(dst, WindowPart{s.r, s.off + uint64(off), s.n - off})
-		}
-		off = 0
-	}
-	return dst
-}
-
-// markDirty logs n bytes behind the cursor as written.
-func (b *Buffers) markDirty(n int) {
-	off := b.off
-	for i := b.seg; n > 0; i++ {
-		s := &b.segs[i]
-		take := min(s.n-off, n)
-		b.table.log.mark(s.r.spec.GuestAddr+s.off+uint64(off), uint64(take))
-		n -= take
-		off = 0
-	}
+	return nil
 }

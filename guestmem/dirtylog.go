@@ -2,43 +2,136 @@ package guestmem
 
 import (
 	"fmt"
+	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// DirtyLog is the bitmap in which the device notes the pages that it writes
-// (vhost-user specification, "Migration"): one bit per 4 KiB page of guest
-// address, in the order of bytes and bits of a little-endian machine.
+// PageSize is the size of the pages in a dirty log, VHOST_LOG_PAGE.
+const PageSize = 4096
+
+// DirtyLog is the bitmap, shared with the front-end, of the guest's pages that
+// the device has written to. Bit n of the little-endian bitmap is the page at
+// guest address n * 4096.
 type DirtyLog struct {
-	mem []byte
+	mapAddr uintptr
+	mapLen  uintptr
+	bits    uintptr // address of the bitmap
+	pages   uint64
+	refs    atomic.Int64
+	missed  atomic.Uint64
 }
 
-// NewDirtyLog maps size bytes at offset of fd, which it closes. Close unmaps them.
-func NewDirtyLog(fd int, offset, size uint64) (*DirtyLog, error) {
+// NewDirtyLog maps size bytes at offset off of fd (SET_LOG_BASE). It closes fd
+// in any case. Close gives the log up.
+func NewDirtyLog(fd int, off, size uint64) (*DirtyLog, error) {
 	defer unix.Close(fd)
-	if size == 0 || size > 1<<40 || offset%PageSize != 0 || offset > 1<<62 {
-		return nil, fmt.Errorf("a dirty log of %#x bytes at offset %#x is impossible", size, offset)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
 	}
-	mem, err := unix.Mmap(fd, int64(offset), int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("the dirty log can't be mapped: %w", err)
+	switch {
+	case size == 0 || size > 1<<48 || off > 1<<62:
+		return nil, fmt.Errorf("a dirty log of %#x bytes at offset %#x is not possible", size, off)
+	case off%4 != 0:
+		return nil, fmt.Errorf("the dirty log's offset %#x is not a multiple of 4", off)
+	case uint64(st.Size) < off+size:
+		return nil, fmt.Errorf("the dirty log ends at %#x, its file at %#x", off+size, st.Size)
 	}
-	return &DirtyLog{mem: mem}, nil
+	page := uint64(os.Getpagesize())
+	begin := off &^ (page - 1)
+	l := &DirtyLog{mapLen: uintptr(off + size - begin), pages: size * 8}
+	var err error
+	if l.mapAddr, err = mapShared(fd, int64(begin), l.mapLen); err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	l.bits = l.mapAddr + uintptr(off-begin)
+	l.refs.Store(1)
+	return l, nil
 }
 
-// Close unmaps the log. No Memory may use it any more, nor any table that did.
-func (l *DirtyLog) Close() error { return unix.Munmap(l.mem) }
+// Close gives up the caller's use of the log. It stays mapped while it is set
+// for a Memory, and until the last write is marked.
+func (l *DirtyLog) Close() error {
+	l.release()
+	return nil
+}
 
-// mark notes that n bytes from gpa were written. A nil log notes nothing; pages
-// past the end of the bitmap have no bit.
-func (l *DirtyLog) mark(gpa, n uint64) {
-	if l == nil || n == 0 {
+// SetLog makes l the log of what is written to the memory, by requests that have
+// begun too, or stops logging with nil.
+func (m *Memory) SetLog(l *DirtyLog) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l != nil {
+		l.refs.Add(1)
+	}
+	if old := m.log.Swap(l); old != nil {
+		old.release()
+	}
+}
+
+// MarkDirty logs n bytes at guest address gpa as written, if there is a log.
+// It is for what does not go through Buffers, and comes after the write.
+func (m *Memory) MarkDirty(gpa, n uint64) {
+	if m.log.Load() == nil {
 		return
 	}
-	for page := gpa / PageSize; page <= (gpa+n-1)/PageSize; page++ {
-		if page/8 >= uint64(len(l.mem)) {
+	if l := m.acquireLog(); l != nil {
+		l.mark(gpa, n)
+		l.release()
+	}
+}
+
+// LogMissed returns the number of writes since SetLog that the log has no page for.
+func (m *Memory) LogMissed() uint64 {
+	l := m.acquireLog()
+	if l == nil {
+		return 0
+	}
+	defer l.release()
+	return l.missed.Load()
+}
+
+// acquireLog returns the log with a reference, or nil.
+func (m *Memory) acquireLog() *DirtyLog {
+	for {
+		l := m.log.Load()
+		if l == nil {
+			return nil
+		}
+		for n := l.refs.Load(); n > 0; n = l.refs.Load() {
+			if l.refs.CompareAndSwap(n, n+1) {
+				return l
+			}
+		}
+	}
+}
+
+func (l *DirtyLog) release() {
+	if l.refs.Add(-1) == 0 {
+		unmap(l.mapAddr, l.mapLen)
+	}
+}
+
+// mark sets the bits of the pages of n bytes at gpa, a word at a time.
+func (l *DirtyLog) mark(gpa, n uint64) {
+	if n == 0 {
+		return
+	}
+	first, last := gpa/PageSize, (gpa+n-1)/PageSize
+	if last >= l.pages {
+		l.missed.Add(1)
+		if first >= l.pages {
 			return
 		}
-		orByte(l.mem, page/8, 1<<(page%8))
+		last = l.pages - 1
+	}
+	for first <= last {
+		word := first / 32
+		end := min(last, word*32+31)
+		mask := uint32(1<<(end-first+1)-1) << (first % 32)
+		orUint32(l.bits+uintptr(word*4), mask)
+		first = end + 1
 	}
 }

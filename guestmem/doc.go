@@ -1,21 +1,49 @@
-// Package guestmem gives access to the memory that a front-end shares.
+// Package guestmem is the guest's memory: the regions that the front-end has
+// handed over, as immutable snapshots, and the buffers of requests in them.
 //
-// A [Memory] holds the current [Table], an immutable snapshot of the memory
-// regions. Requests acquire a table and keep it for as long as they use its
-// bytes: a region that the front-end removes meanwhile stays mapped until the
-// last of them releases it, and nobody waits. [Buffers] is one direction of a
-// descriptor chain as a stream of bytes; [Ring] is where a virtqueue's structures
-// lie.
+// # Trust
 //
-// Trust: addresses and lengths are the guest's or the front-end's and are checked
-// against the table before anything is touched. Bytes may change while they are
-// read, so callers copy once and use the copy. Regions on memfd, tmpfs or
-// hugetlbfs ([RAM]) are read by plain loads; others may be truncated under us and
-// are copied by system calls ([File]), or never mapped at all ([Window]).
+// The front-end chooses the regions. It is not an attacker, but what it sends
+// is checked: overlaps, overflow and lengths are errors, never a fault.
 //
-// What it does not do: virtqueues, messages, FUSE.
+// The guest chooses every address that is looked up here, and writes to its
+// memory at any time, while it is read too. So nothing here hands out a Go
+// slice or pointer into guest memory. Headers are copied to Go memory by
+// [Buffers.CopyOut], after which they can't change; payload goes between guest
+// memory and a file by one system call. Rings are words of a [Span], each
+// access of which is bounds-checked.
 //
-// Lock order: Memory.mu only. Table references are atomics.
+// A page of guest memory may have nothing behind it: a mapped file can be cut
+// short on the host, and huge pages can run out. A system call reports that as
+// EFAULT. A plain load is SIGBUS, which the accessors turn into EFAULT for RAM;
+// memory of kind [File] is touched by system calls alone, and of kind [Window]
+// not mapped at all.
 //
-// Tests: go test -race ./guestmem
+// Memory is little-endian, as the host has to be.
+//
+// # Snapshots
+//
+// [Memory] points to the current [Table]. A request holds a reference on the
+// table that it was looked up in, so a region that the front-end removes stays
+// mapped until the last request in it is over, and the session's goroutine
+// never waits for requests. Mappings and descriptors go away in a goroutine of
+// their own, as closing a file may take long.
+//
+// # Locks
+//
+//	Memory.mu            changes of the table and the log
+//	  Memory.reapMu      regions that wait to be unmapped
+//
+// Nothing is called with a lock held. Acquire, Release, lookups, buffers and
+// the dirty log take no lock.
+//
+// # Not here
+//
+// No rings, no messages, no policy on which kind a region has: [Classify] is a
+// default.
+//
+// # Tests
+//
+// go test -race ./guestmem needs no privileges. The tests that change the table
+// under running requests mean something only with -race or many iterations.
 package guestmem

@@ -1,167 +1,176 @@
 package guestmem
 
 import (
-	"errors"
-	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrShort says that a chain ended before the bytes that were to be copied.
-var ErrShort = errors.New("the buffers are too short")
+// Addresses of mappings are kept as integers: the garbage collector has no
+// business with them, and a stale one must not look like a pointer to it.
 
-func closeFD(fd int) {
-	if fd >= 0 {
-		unix.Close(fd)
+// pid is that of this process; Go does not fork.
+var pid = unix.Getpid()
+
+func at(addr uintptr) unsafe.Pointer { return unsafe.Add(unsafe.Pointer(nil), addr) }
+
+func mapShared(fd int, off int64, n uintptr) (uintptr, error) {
+	p, err := unix.MmapPtr(fd, off, nil, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return 0, err
 	}
+	// A core dump of the daemon is no place for the guest's memory.
+	unix.Syscall(unix.SYS_MADVISE, uintptr(p), n, unix.MADV_DONTDUMP)
+	return uintptr(p), nil
 }
 
-// munmap unmaps mem, which may begin inside its first page.
-func munmap(mem []byte) {
-	start := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
-	skip := start % PageSize
-	unix.Syscall(unix.SYS_MUNMAP, start-skip, uintptr(len(mem))+skip, 0)
-}
+func unmap(addr, n uintptr) { _ = unix.MunmapPtr(at(addr), n) }
 
-func preadv2(fd int, iov []unix.Iovec, off int64, flags int) (int, unix.Errno) {
-	n, _, e := unix.Syscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
-		uintptr(off), uintptr(off>>63), uintptr(flags))
-	return int(n), e
-}
-
-func pwritev2(fd int, iov []unix.Iovec, off int64, flags int) (int, unix.Errno) {
-	n, _, e := unix.Syscall6(unix.SYS_PWRITEV2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)),
-		uintptr(off), uintptr(off>>63), uintptr(flags))
-	return int(n), e
-}
-
-var self = os.Getpid()
-
-// load copies from the region at off. The caller has checked the bounds.
-func (r *Region) load(dst []byte, off uint64) error {
-	switch r.spec.Kind {
-	case RAM:
-		copy(dst, r.mem[off:off+uint64(len(dst))])
-		return nil
-	case File:
-		return r.copyByKernel(unix.SYS_PROCESS_VM_READV, dst, off)
-	default:
-		return fullTransfer(len(dst), func(done int) (int, error) {
-			return unix.Pread(r.spec.FD, dst[done:], int64(r.spec.MmapOffset+off)+int64(done))
-		})
-	}
-}
-
-// store copies to the region at off. The caller has checked the bounds.
-func (r *Region) store(src []byte, off uint64) error {
-	switch r.spec.Kind {
-	case RAM:
-		copy(r.mem[off:off+uint64(len(src))], src)
-		return nil
-	case File:
-		return r.copyByKernel(unix.SYS_PROCESS_VM_WRITEV, src, off)
-	default:
-		return fullTransfer(len(src), func(done int) (int, error) {
-			return unix.Pwrite(r.spec.FD, src[done:], int64(r.spec.MmapOffset+off)+int64(done))
-		})
-	}
-}
-
-// copyByKernel copies between buf and the region with the kernel touching the
-// region, so that a page which is gone is EFAULT and not SIGBUS.
-func (r *Region) copyByKernel(call uintptr, buf []byte, off uint64) error {
-	if len(buf) == 0 {
-		return nil
-	}
-	mem := r.mem[off : off+uint64(len(buf))]
-	local := unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}
-	remote := unix.Iovec{Base: &mem[0], Len: uint64(len(mem))}
-	n, _, e := unix.Syscall6(call, uintptr(self), uintptr(unsafe.Pointer(&local)), 1, uintptr(unsafe.Pointer(&remote)), 1, 0)
-	if e != 0 {
-		return e
-	}
-	if int(n) != len(buf) {
-		return unix.EFAULT
-	}
+// loadBytes copies mapped memory at addr to dst.
+func loadBytes(dst []byte, addr uintptr) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer recoverFault(addr, uintptr(len(dst)), old, &err)
+	copy(dst, unsafe.Slice((*byte)(at(addr)), len(dst)))
 	return nil
 }
 
-func fullTransfer(n int, step func(done int) (int, error)) error {
-	for done := 0; done < n; {
-		k, err := step(done)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || k == 0 {
-			return unix.EFAULT
-		}
-		done += k
-	}
+// storeBytes copies src to mapped memory at addr.
+func storeBytes(addr uintptr, src []byte) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer recoverFault(addr, uintptr(len(src)), old, &err)
+	copy(unsafe.Slice((*byte)(at(addr)), len(src)), src)
 	return nil
 }
 
-// orByte sets bits in byte i of mem, which the front-end reads meanwhile.
-func orByte(mem []byte, i uint64, bits byte) {
-	word := i &^ 3
-	if word+4 > uint64(len(mem)) {
-		mem[i] |= bits // a log is a whole number of pages; this is not reached
+// recoverFault turns a fault at one of n bytes at addr into EFAULT. Any other
+// panic goes on.
+func recoverFault(addr, n uintptr, old bool, err *error) {
+	debug.SetPanicOnFault(old)
+	r := recover()
+	if r == nil {
 		return
 	}
-	p := (*uint32)(unsafe.Pointer(&mem[word]))
-	atomic.OrUint32(p, uint32(bits)<<(8*(i&3)))
-}
-
-// Ring is a piece of guest memory that holds a virtqueue's structures. Its
-// accessors are bounds-checked; offsets are aligned to what they access. Loads
-// acquire and stores release.
-type Ring struct {
-	region *Region
-	mem    []byte
-	log    *DirtyLog
-	gpa    uint64
-}
-
-// Ring returns size bytes at front-end address user as a ring; they have to lie
-// in one mapped region. It is valid while t is held.
-func (t *Table) Ring(user, size uint64) (Ring, error) {
-	r, off, err := t.findUser(user, size)
-	if err != nil {
-		return Ring{}, err
+	if f, ok := r.(interface{ Addr() uintptr }); !ok || f.Addr()-addr >= n {
+		panic(r)
 	}
-	if r.mem == nil {
-		return Ring{}, errors.New("a ring can't lie in a shared memory window")
+	*err = unix.EFAULT
+}
+
+// loadBytesBySystemCall is loadBytes for memory that may have nothing behind it.
+func loadBytesBySystemCall(dst []byte, addr uintptr) error {
+	return processVM(unix.SYS_PROCESS_VM_READV, dst, addr)
+}
+
+// storeBytesBySystemCall is storeBytes for such memory.
+func storeBytesBySystemCall(addr uintptr, src []byte) error {
+	return processVM(unix.SYS_PROCESS_VM_WRITEV, src, addr)
+}
+
+// processVM copies between local and the mapping at remote. The local iovec
+// has a real pointer, so that it follows a stack that moves.
+func processVM(trap uintptr, local []byte, remote uintptr) error {
+	for len(local) > 0 {
+		l := struct {
+			base *byte
+			len  uintptr
+		}{unsafe.SliceData(local), uintptr(len(local))}
+		r := iovec{remote, l.len}
+		n, _, e := unix.Syscall6(trap, uintptr(pid), uintptr(unsafe.Pointer(&l)), 1, uintptr(unsafe.Pointer(&r)), 1, 0)
+		if e != 0 {
+			return e
+		}
+		if n == 0 {
+			return unix.EFAULT
+		}
+		local, remote = local[n:], remote+n
 	}
-	return Ring{region: r, mem: r.mem[off : off+size : off+size]}, nil
+	return nil
 }
 
-// Load16 returns the 16-bit word at off.
-func (g *Ring) Load16(off uint64) uint16 {
-	_ = g.mem[off : off+2]
-	return *(*uint16)(unsafe.Pointer(&g.mem[off]))
+// iovec is struct iovec, its base an address of a mapping.
+type iovec struct {
+	base uintptr
+	len  uintptr
 }
 
-// Store16 stores a 16-bit word at off, ahead of every later atomic access.
-func (g *Ring) Store16(off uint64, v uint16) {
-	_ = g.mem[off : off+2]
-	*(*uint16)(unsafe.Pointer(&g.mem[off])) = v
+// bytesVector returns b, which the caller keeps alive and in the heap, as an iovec.
+func bytesVector(b []byte) iovec {
+	return iovec{uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))}
 }
 
-// Load32 atomically loads the 32-bit word at off.
-func (g *Ring) Load32(off uint64) uint32 {
-	_ = g.mem[off : off+4]
-	return atomic.LoadUint32((*uint32)(unsafe.Pointer(&g.mem[off])))
+// vectored does preadv2 or pwritev2 on v, which is not empty.
+func vectored(trap uintptr, fd int, v []iovec, off int64, flags int) (int, error) {
+	// The kernel takes the low and the high half of the offset, and on
+	// 64-bit machines only looks at the low one.
+	n, _, e := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v)),
+		uintptr(off), uintptr(off>>32), uintptr(flags))
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), nil
 }
 
-// Store32 atomically stores the 32-bit word at off; it is a full barrier.
-func (g *Ring) Store32(off uint64, v uint32) {
-	_ = g.mem[off : off+4]
-	atomic.StoreUint32((*uint32)(unsafe.Pointer(&g.mem[off])), v)
+// Span is a piece of mapped guest memory, for the words of a ring. Its
+// accessors take the offset in bytes of a word, which has to be aligned to the
+// word's size, and panic as an index expression does if it lies outside; that
+// is a fault of the caller's, never the guest's. If there is nothing behind the
+// memory they fault: who uses them calls debug.SetPanicOnFault and recovers.
+//
+// Load accessors acquire and Store accessors release, and both have the order
+// of Go's sync/atomic: a Load is not done before a Store that precedes it in
+// the program is visible. On amd64 each Store is an XCHG, a full barrier; on
+// arm64 it is a STLR, which a later LDAR does not overtake. Put and Get have no
+// order of their own.
+type Span struct {
+	addr uintptr
+	n    uintptr
 }
 
-// Read copies the bytes at off, once.
-func (g *Ring) Read(dst []byte, off uint64) { copy(dst, g.mem[off:off+uint64(len(dst))]) }
+// Len returns the length in bytes.
+func (s Span) Len() uint64 { return uint64(s.n) }
 
-// Write copies src to off.
-func (g *Ring) Write(off uint64, src []byte) { copy(g.mem[off:off+uint64(len(src))], src) }
+// Aligned reports whether the span begins at a multiple of align, a power of two.
+func (s Span) Aligned(align uintptr) bool { return s.addr&(align-1) == 0 }
+
+func (s Span) word(off, size uintptr) unsafe.Pointer {
+	// As one comparison, for a span that is at least as long as a word.
+	if off+size > s.n || off+size < size {
+		outside()
+	}
+	return at(s.addr + off)
+}
+
+//go:noinline
+func outside() { panic("guestmem: index outside a span") }
+
+// Load16 loads two bytes. sync/atomic has no such size, so it loads the aligned
+// four bytes around them, which lie in the same page.
+func (s Span) Load16(off uintptr) uint16 {
+	p := uintptr(s.word(off, 2))
+	return uint16(atomic.LoadUint32((*uint32)(at(p&^3))) >> (p & 2 * 8))
+}
+
+func (s Span) Load32(off uintptr) uint32 { return atomic.LoadUint32((*uint32)(s.word(off, 4))) }
+func (s Span) Load64(off uintptr) uint64 { return atomic.LoadUint64((*uint64)(s.word(off, 8))) }
+
+func (s Span) Store32(off uintptr, v uint32) { atomic.StoreUint32((*uint32)(s.word(off, 4)), v) }
+func (s Span) Store64(off uintptr, v uint64) { atomic.StoreUint64((*uint64)(s.word(off, 8)), v) }
+
+// Put16, Put32 and Put64 store in one piece, without order.
+func (s Span) Put16(off uintptr, v uint16) { *(*uint16)(s.word(off, 2)) = v }
+func (s Span) Put32(off uintptr, v uint32) { *(*uint32)(s.word(off, 4)) = v }
+func (s Span) Put64(off uintptr, v uint64) { *(*uint64)(s.word(off, 8)) = v }
+
+// Has reports whether a fault at addr is one of the span's.
+func (s Span) Has(addr uintptr) bool { return addr-s.addr < s.n }
+
+// orUint32 sets bits of the word at addr, which is aligned.
+func orUint32(addr uintptr, bits uint32) { atomic.OrUint32((*uint32)(at(addr)), bits) }
+
+// SpanOf returns memory that this process shares with others by other means
+// than a region, such as the in-flight buffer. The caller keeps b mapped.
+func SpanOf(b []byte) Span {
+	return Span{uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))}
+}

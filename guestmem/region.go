@@ -1,101 +1,154 @@
 package guestmem
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// PageSize is the granule of guest memory: regions and mapping offsets are
-// multiples of it.
-const PageSize = 4096
-
-// Kind says how the bytes of a region may be reached.
+// Kind says how the memory of a region may be touched.
 type Kind uint8
 
 const (
-	// RAM is memory that nothing can take away: memfd, tmpfs, hugetlbfs. It
-	// is mapped, and plain and atomic accesses are allowed.
+	// RAM is memory that has pages as long as it is mapped: memfd, tmpfs,
+	// hugetlbfs. It is mapped and used by plain and atomic loads and stores.
 	RAM Kind = iota
-	// File is a mapping of a file that somebody may truncate. It is mapped,
-	// but bytes are copied by system calls, for which a hole is EFAULT.
+	// File is a mapped file of any other file system. Buffers in it are
+	// touched by system calls only.
 	File
-	// Window is a mapping of some device's shared memory window. It is never
-	// mapped here: bytes are reached by pread and pwrite on its descriptor.
+	// Window is a mapping in a device's shared memory region. It is not
+	// mapped here; buffers in it go through pread and pwrite on its file.
 	Window
 )
 
-// RegionSpec describes one region as the front-end sent it.
+func (k Kind) String() string {
+	switch k {
+	case RAM:
+		return "RAM"
+	case File:
+		return "file"
+	case Window:
+		return "window"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// RegionSpec describes a region as SET_MEM_TABLE and ADD_MEM_REG do.
 type RegionSpec struct {
 	GuestAddr  uint64 // guest physical address of the first byte
-	UserAddr   uint64 // the same in the front-end's address space
+	UserAddr   uint64 // address of the first byte in the front-end's process
 	Size       uint64 // in bytes, not 0
-	MmapOffset uint64 // of the first byte in FD
-	// FD becomes the table's, also where adding the region fails.
+	MmapOffset uint64 // offset of the first byte in the file
+	// FD is the file. It passes to the callee, which closes it on failure too.
 	FD   int
 	Kind Kind
 }
 
-func (s RegionSpec) sameRange(o RegionSpec) bool {
-	return s.GuestAddr == o.GuestAddr && s.UserAddr == o.UserAddr && s.Size == o.Size && s.MmapOffset == o.MmapOffset && s.Kind == o.Kind
+func (s *RegionSpec) String() string {
+	return fmt.Sprintf("region of %#x bytes at guest address %#x, user address %#x", s.Size, s.GuestAddr, s.UserAddr)
 }
 
-// check refuses what no front-end may send.
-func (s RegionSpec) check() error {
-	switch {
-	case s.Size == 0:
-		return fmt.Errorf("the memory region at %#x is empty", s.GuestAddr)
-	case s.GuestAddr+s.Size < s.GuestAddr || s.UserAddr+s.Size < s.UserAddr:
-		return fmt.Errorf("the memory region at %#x of %#x bytes runs past the end of the address space", s.GuestAddr, s.Size)
-	case s.MmapOffset > 1<<62 || s.Size > 1<<62:
-		return fmt.Errorf("the memory region at %#x has an impossible size %#x or offset %#x", s.GuestAddr, s.Size, s.MmapOffset)
+// Classify returns the kind of memory that fd is by its file system: RAM for
+// tmpfs (memfd too) and hugetlbfs, else File. It never returns Window.
+func Classify(fd int) Kind {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return File
 	}
-	return nil
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.HUGETLBFS_MAGIC {
+		return RAM
+	}
+	return File
 }
 
-// Region is one region of a [Table].
+// Region is one region of a [Table], with what backs it.
 type Region struct {
-	spec RegionSpec
-	mem  []byte // nil for a Window
-	refs atomic.Int64
+	spec     RegionSpec
+	dev, ino uint64
+	host     uintptr // address of the first byte; 0 for a Window
+	mapAddr  uintptr // the mapping that host lies in
+	mapLen   uintptr
+	refs     atomic.Int64 // tables that have it
 }
 
-// Spec returns what the region was made of. Its FD is only valid for a Window,
-// and as long as the table is held.
+// Spec returns what the region was made of. Its FD is that of a Window, valid as
+// long as the table is held, and else -1.
 func (r *Region) Spec() RegionSpec { return r.spec }
 
+// newRegion maps what spec describes. It owns spec.FD.
 func newRegion(spec RegionSpec) (*Region, error) {
-	if err := spec.check(); err != nil {
-		unix.Close(spec.FD)
-		return nil, err
-	}
 	r := &Region{spec: spec}
-	if spec.Kind == Window {
-		return r, nil
+	if err := r.open(); err != nil {
+		unix.Close(spec.FD)
+		return nil, fmt.Errorf("%v: %w", &spec, err)
 	}
-	// The offset of a region in its descriptor need not be aligned.
-	skip := spec.MmapOffset % PageSize
-	mem, err := unix.Mmap(spec.FD, int64(spec.MmapOffset-skip), int(spec.Size+skip), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-	unix.Close(spec.FD)
-	r.spec.FD = -1
-	if err != nil {
-		return nil, fmt.Errorf("the memory region at %#x of %#x bytes can't be mapped: %w", spec.GuestAddr, spec.Size, err)
-	}
-	r.mem = mem[skip:]
-	// A core dump of the daemon is not to hold the guest's memory.
-	unix.Madvise(mem, unix.MADV_DONTDUMP)
 	return r, nil
 }
 
-func (r *Region) drop() {
-	if r.refs.Add(-1) > 0 {
-		return
+func (r *Region) open() error {
+	if r.spec.Size == 0 {
+		return errors.New("it is empty")
 	}
-	if r.mem != nil {
-		munmap(r.mem)
-		r.mem = nil
-		return
+	for _, at := range []uint64{r.spec.GuestAddr, r.spec.UserAddr, r.spec.MmapOffset} {
+		if at+r.spec.Size-1 < at {
+			return errors.New("its end is past the last address")
+		}
 	}
+	if r.spec.MmapOffset+r.spec.Size > 1<<62 || r.spec.MmapOffset+r.spec.Size < r.spec.Size {
+		return errors.New("its end is past the largest file offset")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(r.spec.FD, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	r.dev, r.ino = uint64(st.Dev), st.Ino
+	if r.spec.Kind == Window {
+		return nil
+	}
+	if r.spec.Kind == RAM && uint64(st.Size) < r.spec.MmapOffset+r.spec.Size {
+		return fmt.Errorf("its file has only %#x bytes", st.Size)
+	}
+	page := uint64(os.Getpagesize())
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(r.spec.FD, &fs); err == nil && fs.Type == unix.HUGETLBFS_MAGIC {
+		page = max(page, uint64(fs.Bsize))
+	}
+	begin := r.spec.MmapOffset &^ (page - 1)
+	end := (r.spec.MmapOffset + r.spec.Size + page - 1) &^ (page - 1)
+	r.mapLen = uintptr(end - begin)
+	var err error
+	if r.mapAddr, err = mapShared(r.spec.FD, int64(begin), r.mapLen); err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	r.host = r.mapAddr + uintptr(r.spec.MmapOffset-begin)
 	unix.Close(r.spec.FD)
+	r.spec.FD = -1
+	return nil
 }
+
+// same reports whether spec is this region. Its file is compared as a file, as
+// each message brings a descriptor of its own.
+func (r *Region) same(spec *RegionSpec) bool {
+	if r.spec.GuestAddr != spec.GuestAddr || r.spec.UserAddr != spec.UserAddr || r.spec.Size != spec.Size ||
+		r.spec.MmapOffset != spec.MmapOffset || r.spec.Kind != spec.Kind {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstat(spec.FD, &st) == nil && uint64(st.Dev) == r.dev && st.Ino == r.ino
+}
+
+// close gives back the mapping and the descriptor. It may take long.
+func (r *Region) close() {
+	if r.mapLen != 0 {
+		unmap(r.mapAddr, r.mapLen)
+	}
+	if r.spec.FD >= 0 {
+		unix.Close(r.spec.FD)
+	}
+}
+
+// guestEnd returns the last guest address of the region.
+func (r *Region) guestEnd() uint64 { return r.spec.GuestAddr + (r.spec.Size - 1) }

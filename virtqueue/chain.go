@@ -15,32 +15,40 @@ const (
 	descSize = 16
 )
 
+// Head identifies a chain that has been popped and not yet pushed: the index of
+// its first descriptor in a split ring, its buffer id in a packed one.
+type Head uint16
+
 // Chain is one request of the driver. It is reused without allocation.
 type Chain struct {
 	Head Head
 	// In and Out are the device-readable and the device-writable bytes.
 	In, Out guestmem.Buffers
 
-	table *guestmem.Table
-	descs []descriptor // scratch
+	lease *lease
 	total uint64
 	wrote bool // a writable descriptor was seen
+	raw   [indirectChunk * descSize]byte
 }
 
-func (c *Chain) begin(t *guestmem.Table) {
-	t.Hold()
-	c.table = t
-	c.In.Reset(t)
-	c.Out.Reset(t)
+// indirectChunk is how many descriptors of an indirect table are copied at once.
+const indirectChunk = 32
+
+func (c *Chain) begin(l *lease) {
+	c.Release()
+	l.refs.Add(1)
+	c.lease = l
+	c.In.Reset(l.table)
+	c.Out.Reset(l.table)
 	c.total, c.wrote = 0, false
 }
 
 // Release gives the chain's hold on guest memory back. In and Out must not be
-// used any more.
+// used any more. Push does so too.
 func (c *Chain) Release() {
-	if c.table != nil {
-		c.table.Release()
-		c.table = nil
+	if c.lease != nil {
+		c.lease.release()
+		c.lease = nil
 	}
 }
 
@@ -51,89 +59,95 @@ func (c *Chain) Rewind() {
 }
 
 // add appends one buffer.
-func (c *Chain) add(addr uint64, n uint32, flags uint16) error {
-	if c.total += uint64(n); c.total > MaxChainBytes {
+func (c *Chain) add(d descriptor) error {
+	if d.len == 0 {
+		return errEmpty
+	}
+	if c.total += uint64(d.len); c.total > MaxChainBytes {
 		return errLength
 	}
 	b := &c.In
-	if flags&descWrite != 0 {
+	if d.flags&descWrite != 0 {
 		c.wrote = true
 		b = &c.Out
 	} else if c.wrote {
 		return errOrder
 	}
-	if b.Append(addr, n) != nil {
+	if b.Append(d.addr, d.len) != nil {
 		return errAddress
 	}
 	return nil
 }
 
-// descriptor is a descriptor as it was copied. Where the formats differ, link is
-// the next index of a split ring's and the buffer id of a packed ring's.
+// descriptor is a copied descriptor. The two formats have the words behind the
+// length in another order: link is the next index of a split one and the buffer
+// id of a packed one.
 type descriptor struct {
 	addr  uint64
 	len   uint32
-	flags uint16
 	link  uint16
+	flags uint16
 }
 
-// decodeSplit reads struct virtq_desc.
-func decodeSplit(b *[descSize]byte) descriptor {
-	return descriptor{
-		addr:  binary.LittleEndian.Uint64(b[:]),
-		len:   binary.LittleEndian.Uint32(b[8:]),
-		flags: binary.LittleEndian.Uint16(b[12:]),
-		link:  binary.LittleEndian.Uint16(b[14:]),
-	}
+func decodeSplit(addr, rest uint64) descriptor {
+	return descriptor{addr, uint32(rest), uint16(rest >> 48), uint16(rest >> 32)}
 }
 
-// decodePacked reads struct pvirtq_desc.
-func decodePacked(b *[descSize]byte) descriptor {
-	d := decodeSplit(b)
-	d.flags, d.link = d.link, d.flags
-	return d
+func decodePacked(addr, rest uint64) descriptor {
+	return descriptor{addr, uint32(rest), uint16(rest >> 32), uint16(rest >> 48)}
 }
 
-// indirectTable walks an indirect table: along next where linked is set (split),
-// from the first to the last otherwise (packed).
-func (c *Chain) indirectTable(addr uint64, n uint32, linked bool) error {
-	if n == 0 || n%descSize != 0 {
+// indirect adds the buffers of the table that d, an indirect descriptor, points
+// to; the flag WRITE of d means nothing. At most limit of them are followed:
+// along next in the table of a split ring, from the first to the last otherwise.
+func (c *Chain) indirect(d descriptor, limit uint32, split bool) error {
+	if d.len == 0 || d.len%descSize != 0 {
 		return errIndirect
 	}
-	count := n / descSize
-	var raw [descSize]byte
+	count := d.len / descSize
+	if !split && count > limit {
+		return errLoop
+	}
+	if d.addr+uint64(d.len)-1 < d.addr {
+		return errAddress
+	}
+	start, end := uint32(0), uint32(0) // the descriptors in c.raw
 	index := uint32(0)
-	for seen := uint32(0); ; seen++ {
-		if seen == min(count, MaxSize) {
-			if linked {
-				return errLoop
+	for range min(count, limit) {
+		if index < start || index >= end {
+			start, end = index, min(index+indirectChunk, count)
+			if !c.lease.table.Read(c.raw[:(end-start)*descSize], d.addr+uint64(start)*descSize) {
+				return errAddress
 			}
-			return nil
 		}
-		if !c.table.Read(raw[:], addr+uint64(index)*descSize) {
-			return errAddress
-		}
-		d := decodePacked(&raw)
-		if linked {
-			d = decodeSplit(&raw)
-		}
-		flags := d.flags
-		if flags&descIndirect != 0 {
-			return errNested
-		}
-		if err := c.add(d.addr, d.len, flags); err != nil {
-			return err
-		}
-		if !linked {
-			index++
+		raw := c.raw[(index-start)*descSize:][:descSize]
+		addr, rest := binary.LittleEndian.Uint64(raw), binary.LittleEndian.Uint64(raw[8:])
+		if !split {
+			e := decodePacked(addr, rest)
+			if e.flags&descIndirect != 0 {
+				return errNested
+			}
+			if err := c.add(e); err != nil {
+				return err
+			}
+			if index++; index == count {
+				return nil
+			}
 			continue
 		}
-		if flags&descNext == 0 {
+		e := decodeSplit(addr, rest)
+		if e.flags&descIndirect != 0 {
+			return errNested
+		}
+		if err := c.add(e); err != nil {
+			return err
+		}
+		if e.flags&descNext == 0 {
 			return nil
 		}
-		if uint32(d.link) >= count {
+		if index = uint32(e.link); index >= count {
 			return errNext
 		}
-		index = uint32(d.link)
 	}
+	return errLoop
 }

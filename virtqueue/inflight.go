@@ -1,17 +1,73 @@
 package virtqueue
 
 import (
-	"encoding/binary"
+	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
 )
 
-// splitInflight keeps struct QueueRegionSplit of the shared in-flight buffer
-// (vhost-user specification, "Inflight I/O tracking"): what a process that takes
-// over after this one has died needs to know. Queue.mu guards it, but for begin,
+// The in-flight region of a queue says, to a process that takes over after this
+// one has died, what had been popped and not completed (vhost-user specification,
+// "Inflight I/O tracking"). Both formats begin with the features, 8 bytes that
+// nobody uses, the version, and the number of descriptors.
+const (
+	inflightVersion = 8
+	inflightDescNum = 10
+
+	// inflightKnown is the only version there is. 0 is a region that nobody has
+	// used yet.
+	inflightKnown = 1
+)
+
+// inflightHeader checks a region for a ring of size, of which need bytes are
+// used. fresh says that the caller has to fill it in.
+func inflightHeader(mem []byte, need uint64, size uint32) (s guestmem.Span, fresh bool, err error) {
+	s = guestmem.SpanOf(mem)
+	if s.Len() < need {
+		return s, false, fmt.Errorf("the in-flight region has %d bytes, too few for a ring of %d", s.Len(), size)
+	}
+	if !s.Aligned(8) {
+		return s, false, fmt.Errorf("the in-flight region is not aligned to 8 bytes")
+	}
+	switch v := s.Load16(inflightVersion); {
+	case v == 0:
+		clear(mem[:need])
+		s.Put16(inflightDescNum, uint16(size))
+		return s, true, nil
+	case v != inflightKnown:
+		return s, false, fmt.Errorf("the in-flight region has version %d, only %d is known", v, inflightKnown)
+	}
+	if n := s.Load16(inflightDescNum); uint32(n) != size {
+		return s, false, fmt.Errorf("the in-flight region is of a ring of %d, not of %d", n, size)
+	}
+	return s, false, nil
+}
+
+// leftOver is a chain that the process before this one has left.
+type leftOver struct {
+	head    Head
+	counter uint64
+}
+
+// resubmission returns the order in which chains are to be served again: that in
+// which they were popped.
+func resubmission(left []leftOver) (heads []Head) {
+	slices.SortStableFunc(left, func(a, b leftOver) int { return cmp.Compare(a.counter, b.counter) })
+	for _, l := range left {
+		heads = append(heads, l.head)
+	}
+	return heads
+}
+
+// splitInflight keeps struct QueueRegionSplit. Queue.mu guards it, but for begin,
 // which touches only the entry of a chain that nobody else has yet.
+//
+// The process may die between any two stores here, and what it had stored by then
+// is what the next one finds: stores are in the order of the program.
 type splitInflight struct {
-	mem     []byte
+	s       guestmem.Span
 	size    uint16
 	counter uint64
 	batch   int    // entries pushed since the last flush
@@ -20,9 +76,7 @@ type splitInflight struct {
 
 // Offsets in QueueRegionSplit and DescStateSplit.
 const (
-	inflightVersion   = 8
-	inflightDescNum   = 10
-	inflightLastBatch = 12
+	inflightLastBatch = 12 // last_batch_head
 	inflightUsedIdx   = 14
 	inflightDescs     = 16
 
@@ -30,28 +84,18 @@ const (
 	stateInflight = 0
 	stateNext     = 6
 	stateCounter  = 8
-
-	splitInflightVersion = 1
 )
 
 func newSplitInflight(mem []byte, size uint32, used uint16) (*splitInflight, error) {
-	if uint64(len(mem)) < inflightDescs+stateSize*uint64(size) {
-		return nil, fmt.Errorf("the in-flight region has %d bytes, too few for a ring of %d", len(mem), size)
+	s, fresh, err := inflightHeader(mem, inflightDescs+stateSize*uint64(size), size)
+	if err != nil {
+		return nil, err
 	}
-	f := &splitInflight{mem: mem, size: uint16(size)}
-	le := binary.LittleEndian
-	if le.Uint16(mem[inflightVersion:]) == 0 {
-		clear(mem[:inflightDescs+stateSize*int(size)])
-		le.PutUint16(mem[inflightVersion:], splitInflightVersion)
-		le.PutUint16(mem[inflightDescNum:], uint16(size))
-		le.PutUint16(mem[inflightUsedIdx:], used)
+	f := &splitInflight{s: s, size: uint16(size)}
+	if fresh {
+		s.Put16(inflightUsedIdx, used)
+		s.Put16(inflightVersion, inflightKnown)
 		return f, nil
-	}
-	if v := le.Uint16(mem[inflightVersion:]); v != splitInflightVersion {
-		return nil, fmt.Errorf("the in-flight region has version %d, only %d is known", v, splitInflightVersion)
-	}
-	if n := le.Uint16(mem[inflightDescNum:]); uint32(n) != size {
-		return nil, fmt.Errorf("the in-flight region is of a ring of %d, not of %d", n, size)
 	}
 	f.recover(used)
 	return f, nil
@@ -59,69 +103,54 @@ func newSplitInflight(mem []byte, size uint32, used uint16) (*splitInflight, err
 
 // recover finishes what the last flush had begun, and collects the rest.
 func (f *splitInflight) recover(used uint16) {
-	le := binary.LittleEndian
-	head := le.Uint16(f.mem[inflightLastBatch:])
-	for n := used - le.Uint16(f.mem[inflightUsedIdx:]); n > 0 && head < f.size; n-- {
-		s := f.state(head)
-		s[stateInflight] = 0
-		head = le.Uint16(s[stateNext:])
+	head := f.s.Load16(inflightLastBatch)
+	for n := used - f.s.Load16(inflightUsedIdx); n > 0 && n <= f.size && head < f.size; n-- {
+		f.setInflight(head, 0)
+		head = f.s.Load16(f.state(head) + stateNext)
 	}
-	le.PutUint16(f.mem[inflightUsedIdx:], used)
-	type entry struct {
-		head    Head
-		counter uint64
-	}
-	var left []entry
+	f.s.Put16(inflightUsedIdx, used)
+	var left []leftOver
 	for i := range f.size {
-		s := f.state(i)
-		c := le.Uint64(s[stateCounter:])
-		if s[stateInflight] == 1 {
-			left = append(left, entry{Head(i), c})
-			f.counter = max(f.counter, c)
+		at := f.state(i)
+		if f.s.Load16(at+stateInflight)&0xff == 1 {
+			c := f.s.Load64(at + stateCounter)
+			left = append(left, leftOver{Head(i), c})
+			f.counter = max(f.counter, c+1)
 		}
 	}
-	slices.SortStableFunc(left, func(a, b entry) int {
-		if a.counter < b.counter {
-			return -1
-		}
-		return 1
-	})
-	for _, e := range left {
-		f.pending = append(f.pending, e.head)
-	}
+	f.pending = resubmission(left)
 }
 
-func (f *splitInflight) state(head uint16) []byte {
-	at := inflightDescs + stateSize*int(head)
-	return f.mem[at : at+stateSize]
+func (f *splitInflight) state(head uint16) uintptr {
+	return inflightDescs + stateSize*uintptr(head)
+}
+
+func (f *splitInflight) setInflight(head uint16, v uint16) {
+	// A byte, and one of padding.
+	f.s.Put16(f.state(head)+stateInflight, v)
 }
 
 // begin notes that head has been popped.
 func (f *splitInflight) begin(head uint16) {
-	s := f.state(head)
+	f.s.Put64(f.state(head)+stateCounter, f.counter)
 	f.counter++
-	binary.LittleEndian.PutUint64(s[stateCounter:], f.counter)
-	s[stateInflight] = 1
+	f.setInflight(head, 1)
 }
 
 // used notes that head is in the batch that the next flush publishes.
 func (f *splitInflight) used(head uint16) {
-	s := f.state(head)
-	le := binary.LittleEndian
-	le.PutUint16(s[stateNext:], le.Uint16(f.mem[inflightLastBatch:]))
-	le.PutUint16(f.mem[inflightLastBatch:], head)
+	f.s.Put16(f.state(head)+stateNext, f.s.Load16(inflightLastBatch))
+	f.s.Put16(inflightLastBatch, head)
 	f.batch++
 }
 
 // flushed notes that the batch has been published up to the used index.
 func (f *splitInflight) flushed(used uint16) {
-	le := binary.LittleEndian
-	head := le.Uint16(f.mem[inflightLastBatch:])
+	head := f.s.Load16(inflightLastBatch)
 	for ; f.batch > 0 && head < f.size; f.batch-- {
-		s := f.state(head)
-		s[stateInflight] = 0
-		head = le.Uint16(s[stateNext:])
+		f.setInflight(head, 0)
+		head = f.s.Load16(f.state(head) + stateNext)
 	}
 	f.batch = 0
-	le.PutUint16(f.mem[inflightUsedIdx:], used)
+	f.s.Put16(inflightUsedIdx, used)
 }

@@ -1,16 +1,14 @@
 package virtqueue
 
 import (
-	"cmp"
-	"encoding/binary"
 	"fmt"
-	"slices"
+
+	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
 )
 
-// packedInflight keeps struct QueueRegionPacked of the shared in-flight buffer
-// (vhost-user specification, "Inflight I/O tracking"). Queue.mu guards it.
+// packedInflight keeps struct QueueRegionPacked. Queue.mu guards it.
 type packedInflight struct {
-	mem     []byte
+	s       guestmem.Span
 	size    uint16
 	counter uint64
 	batch   []uint16 // first entries of the chains pushed since the last flush
@@ -19,18 +17,13 @@ type packedInflight struct {
 
 // Offsets in QueueRegionPacked and DescStatePacked.
 const (
-	pkVersion     = 8
-	pkDescNum     = 10
 	pkFreeHead    = 12
 	pkOldFreeHead = 14
-	pkUsedIdx     = 16
-	pkOldUsedIdx  = 18
-	pkUsedWrap    = 20
-	pkOldUsedWrap = 21
+	pkUsed        = 16 // used_idx, old_used_idx, a byte for each of their wrap counters
 	pkDescs       = 32
 
 	pkState    = 32
-	pkInflight = 0
+	pkInflight = 0 // a byte, and one of padding
 	pkNext     = 2
 	pkLast     = 4
 	pkNum      = 6
@@ -39,172 +32,156 @@ const (
 	pkFlags    = 18
 	pkLen      = 20
 	pkAddr     = 24
-
-	packedInflightVersion = 1
 )
 
-func newPackedInflight(mem []byte, size uint16, p *packedRing) (*packedInflight, error) {
-	if len(mem) < pkDescs+pkState*int(size) {
-		return nil, fmt.Errorf("the in-flight region has %d bytes, too few for a packed ring of %d", len(mem), size)
+func newPackedInflight(mem []byte, p *packedRing) (*packedInflight, error) {
+	s, fresh, err := inflightHeader(mem, pkDescs+pkState*uint64(p.size), uint32(p.size))
+	if err != nil {
+		return nil, err
 	}
-	f := &packedInflight{mem: mem, size: size}
-	if f.get(pkVersion) == 0 {
-		clear(mem[:pkDescs+pkState*int(size)])
-		f.put(pkVersion, packedInflightVersion)
-		f.put(pkDescNum, size)
-		for i := range size {
-			f.put(f.at(i)+pkNext, i+1)
-		}
-		f.setUsed(pkUsedIdx, pkUsedWrap, p.used)
-		f.setUsed(pkOldUsedIdx, pkOldUsedWrap, p.used)
-		return f, nil
+	f := &packedInflight{s: s, size: p.size}
+	if !fresh {
+		return f, f.recover(p)
 	}
-	if v := f.get(pkVersion); v != packedInflightVersion {
-		return nil, fmt.Errorf("the in-flight region has version %d, only %d is known", v, packedInflightVersion)
+	for i := range f.size {
+		s.Put16(f.state(i)+pkNext, i+1)
 	}
-	if n := f.get(pkDescNum); n != size {
-		return nil, fmt.Errorf("the in-flight region is of a packed ring of %d, not of %d", n, size)
-	}
-	return f, f.recover(p)
+	f.setUsed(p.used, p.used)
+	s.Put16(inflightVersion, inflightKnown)
+	return f, nil
 }
 
-func (f *packedInflight) get(at int) uint16    { return binary.LittleEndian.Uint16(f.mem[at:]) }
-func (f *packedInflight) put(at int, v uint16) { binary.LittleEndian.PutUint16(f.mem[at:], v) }
-func (f *packedInflight) at(i uint16) int      { return pkDescs + pkState*int(i) }
+func (f *packedInflight) state(i uint16) uintptr { return pkDescs + pkState*uintptr(i) }
 
-func (f *packedInflight) setUsed(index, wrap int, p position) {
-	f.put(index, p.index)
-	f.mem[wrap] = 0
-	if p.wrap {
-		f.mem[wrap] = 1
+// setUsed stores used as the used position and old as the committed one, both
+// with one store: used_idx, old_used_idx and their wrap counters are neighbours.
+func (f *packedInflight) setUsed(used, old position) {
+	v := uint64(used.index) | uint64(old.index)<<16
+	if used.wrap {
+		v |= 1 << 32
 	}
+	if old.wrap {
+		v |= 1 << 40
+	}
+	f.s.Store64(pkUsed, v)
 }
 
-func (f *packedInflight) usedAt(index, wrap int) position {
-	return position{f.get(index), f.mem[wrap] != 0}
+func (f *packedInflight) usedAt() (used, old position) {
+	v := f.s.Load64(pkUsed)
+	return position{uint16(v), v>>32&0xff != 0}, position{uint16(v >> 16), v>>40&0xff != 0}
 }
 
 // recover finishes or undoes what the last flush had begun, and makes the chains
 // that were in flight known to p.
 func (f *packedInflight) recover(p *packedRing) error {
-	old := f.usedAt(pkOldUsedIdx, pkOldUsedWrap)
-	if old.index >= f.size || f.get(pkUsedIdx) >= f.size {
+	used, old := f.usedAt()
+	if old.index >= f.size || used.index >= f.size {
 		return fmt.Errorf("the in-flight region says that a packed ring of %d is at %d", f.size, old.index)
 	}
-	if f.usedAt(pkUsedIdx, pkUsedWrap) != old {
-		flags := uint16(p.q.desc.Load32(uint64(old.index)*descSize+12) >> 16)
-		if flags&packedAvail != 0 == old.wrap && flags&packedUsed != 0 == old.wrap {
-			// The driver has the whole batch.
-			f.commit()
-		}
+	if used != old && p.load(old.index).flags&(packedAvail|packedUsed) == old.flags(true) {
+		// The driver has the whole batch.
+		f.s.Put16(pkOldFreeHead, f.s.Load16(pkFreeHead))
+		old = used
 	}
-	f.put(pkFreeHead, f.get(pkOldFreeHead))
-	f.setUsed(pkUsedIdx, pkUsedWrap, f.usedAt(pkOldUsedIdx, pkOldUsedWrap))
-	free := f.get(pkFreeHead)
-	for n := 0; free < f.size && n < int(f.size); n++ {
-		f.mem[f.at(free)+pkInflight] = 0
-		free = f.get(f.at(free) + pkNext)
+	f.s.Put16(pkFreeHead, f.s.Load16(pkOldFreeHead))
+	f.setUsed(old, old)
+	free := f.s.Load16(pkFreeHead)
+	for n := uint16(0); free < f.size && n < f.size; n++ {
+		f.s.Put16(f.state(free)+pkInflight, 0)
+		free = f.s.Load16(f.state(free) + pkNext)
 	}
-	p.used = f.usedAt(pkUsedIdx, pkUsedWrap)
-	p.avail = p.used
-	type entry struct {
-		head    Head
-		counter uint64
-	}
-	var left []entry
+	p.used, p.avail = old, old
+	return f.collect(p)
+}
+
+// collect finds the chains that are in flight.
+func (f *packedInflight) collect(p *packedRing) error {
+	var left []leftOver
 	slots := 0
 	for i := range f.size {
-		a := f.at(i)
-		num := f.get(a + pkNum)
-		if f.mem[a+pkInflight] != 1 || num == 0 || num > f.size {
+		at := f.state(i)
+		num := f.s.Load16(at + pkNum)
+		if f.s.Load16(at+pkInflight)&0xff != 1 {
 			continue
 		}
-		pc := packedChain{slots: num, state: i}
-		for j, n := i, num; n > 0 && j < f.size; n-- {
-			b := f.at(j)
-			pc.descs = append(pc.descs, descriptor{
-				addr: binary.LittleEndian.Uint64(f.mem[b+pkAddr:]), len: binary.LittleEndian.Uint32(f.mem[b+pkLen:]),
-				link: f.get(b + pkID), flags: f.get(b + pkFlags)})
-			j = f.get(b + pkNext)
+		if slots += int(num); num == 0 || slots > int(f.size) {
+			return fmt.Errorf("the in-flight region is damaged: %d descriptors in flight in a packed ring of %d", slots, f.size)
 		}
-		id := pc.descs[len(pc.descs)-1].link
-		if id >= f.size {
-			return fmt.Errorf("the in-flight region holds buffer id %d of a packed ring of %d", id, f.size)
+		p.scratch = p.scratch[:0]
+		for j, n := i, num; n > 0; n-- {
+			if j >= f.size {
+				return fmt.Errorf("the in-flight region is damaged: entry %d of a packed ring of %d", j, f.size)
+			}
+			b := f.state(j)
+			p.scratch = append(p.scratch, descriptor{
+				addr: f.s.Load64(b + pkAddr), len: f.s.Load32(b + pkLen),
+				link: f.s.Load16(b + pkID), flags: f.s.Load16(b + pkFlags)})
+			j = f.s.Load16(b + pkNext)
 		}
-		p.chains[id] = pc
-		c := binary.LittleEndian.Uint64(f.mem[a+pkCounter:])
-		f.counter = max(f.counter, c)
-		left = append(left, entry{Head(id), c})
-		slots += int(num)
-	}
-	if slots > int(f.size) {
-		return fmt.Errorf("the in-flight region holds %d descriptors of a packed ring of %d", slots, f.size)
+		id := p.scratch[num-1].link
+		if id >= f.size || p.chains[id].slots != 0 {
+			return fmt.Errorf("the in-flight region is damaged: buffer id %d in a packed ring of %d", id, f.size)
+		}
+		p.insert(Head(id))
+		p.chains[id].state = i
+		p.q.inFlight[id].Store(1)
+		c := f.s.Load64(at + pkCounter)
+		f.counter = max(f.counter, c+1)
+		left = append(left, leftOver{Head(id), c})
 	}
 	p.avail.advance(uint16(slots), f.size)
-	slices.SortStableFunc(left, func(a, b entry) int { return cmp.Compare(a.counter, b.counter) })
-	for _, e := range left {
-		f.pending = append(f.pending, e.head)
-	}
+	f.pending = resubmission(left)
 	return nil
 }
 
 // begin notes that a chain has been popped and returns its first entry.
-func (f *packedInflight) begin(descs []descriptor) uint16 {
-	first := f.get(pkFreeHead)
-	if first >= f.size {
-		return f.size
-	}
-	f.counter++
-	a := f.at(first)
-	binary.LittleEndian.PutUint64(f.mem[a+pkCounter:], f.counter)
-	f.put(a+pkNum, uint16(len(descs)))
+func (f *packedInflight) begin(descs []descriptor) (first uint16, err error) {
+	first = f.s.Load16(pkFreeHead)
 	free, last := first, first
 	for _, d := range descs {
 		if free >= f.size {
-			break
+			return 0, fmt.Errorf("%w: more than %d descriptors are in flight", ErrRing, f.size)
 		}
-		b := f.at(free)
-		binary.LittleEndian.PutUint64(f.mem[b+pkAddr:], d.addr)
-		binary.LittleEndian.PutUint32(f.mem[b+pkLen:], d.len)
-		f.put(b+pkID, d.link)
-		f.put(b+pkFlags, d.flags)
-		last, free = free, f.get(b+pkNext)
+		b := f.state(free)
+		f.s.Put64(b+pkAddr, d.addr)
+		f.s.Put32(b+pkLen, d.len)
+		f.s.Put16(b+pkID, d.link)
+		f.s.Put16(b+pkFlags, d.flags)
+		last, free = free, f.s.Load16(b+pkNext)
 	}
-	f.put(a+pkLast, last)
-	f.mem[a+pkInflight] = 1
-	f.put(pkFreeHead, free)
-	f.put(pkOldFreeHead, free)
-	return first
+	a := f.state(first)
+	f.s.Put64(a+pkCounter, f.counter)
+	f.counter++
+	f.s.Put16(a+pkNum, uint16(len(descs)))
+	f.s.Put16(a+pkLast, last)
+	f.s.Put16(a+pkInflight, 1)
+	// With free_head and old_free_head, in one store, the entries are taken.
+	f.s.Put32(pkFreeHead, uint32(free)|uint32(free)<<16)
+	return first, nil
 }
 
 // used notes that the chain whose first entry is i is in the next batch.
-func (f *packedInflight) used(i uint16) {
-	if i < f.size {
-		f.batch = append(f.batch, i)
-	}
-}
+func (f *packedInflight) used(i uint16) { f.batch = append(f.batch, i) }
 
 // publish notes where the ring will be when the batch is out.
 func (f *packedInflight) publish(p position) {
-	free := f.get(pkFreeHead)
+	free := f.s.Load16(pkFreeHead)
 	for _, i := range f.batch {
-		f.put(f.at(f.get(f.at(i)+pkLast))+pkNext, free)
+		f.s.Put16(f.state(f.s.Load16(f.state(i)+pkLast))+pkNext, free)
 		free = i
 	}
-	f.put(pkFreeHead, free)
-	f.setUsed(pkUsedIdx, pkUsedWrap, p)
+	f.s.Put16(pkFreeHead, free)
+	_, old := f.usedAt()
+	f.setUsed(p, old)
 }
 
 // flushed notes that the batch is out.
-func (f *packedInflight) flushed(position) {
+func (f *packedInflight) flushed() {
 	for _, i := range f.batch {
-		f.mem[f.at(i)+pkInflight] = 0
+		f.s.Put16(f.state(i)+pkInflight, 0)
 	}
 	f.batch = f.batch[:0]
-	f.commit()
-}
-
-func (f *packedInflight) commit() {
-	f.put(pkOldFreeHead, f.get(pkFreeHead))
-	f.setUsed(pkOldUsedIdx, pkOldUsedWrap, f.usedAt(pkUsedIdx, pkUsedWrap))
+	f.s.Put16(pkOldFreeHead, f.s.Load16(pkFreeHead))
+	used, _ := f.usedAt()
+	f.setUsed(used, used)
 }

@@ -1,9 +1,10 @@
 package virtqueue
 
 import (
-	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
 )
@@ -19,31 +20,6 @@ const (
 // MaxSize is the largest number of descriptors of a ring.
 const MaxSize = 32768
 
-// MaxChainBytes bounds what one chain may describe in one direction.
-const MaxChainBytes = 64 << 20
-
-// ErrRing says that the ring itself is broken: nothing of it can be trusted, and
-// it must not be looked at again before it is set up anew.
-var ErrRing = errors.New("the ring is broken")
-
-// ChainError says that the driver made a chain that can't be served. The chain's
-// Head is set: completing it with length 0 tells the driver.
-type ChainError struct{ Reason string }
-
-func (e *ChainError) Error() string { return "bad descriptor chain: " + e.Reason }
-
-// The reasons are values of their own so that a hostile driver costs no memory.
-var (
-	errLoop      = &ChainError{"it is longer than the ring, or has a loop"}
-	errNext      = &ChainError{"its next index is outside the table"}
-	errOrder     = &ChainError{"a device-readable descriptor follows a writable one"}
-	errAddress   = &ChainError{"a buffer is not in guest memory"}
-	errLength    = &ChainError{"it describes too many bytes"}
-	errIndirect  = &ChainError{"an indirect descriptor has a wrong length, or flags that exclude it"}
-	errNested    = &ChainError{"an indirect table holds an indirect descriptor"}
-	errNoFeature = &ChainError{"it is indirect, which was not negotiated"}
-)
-
 // Config describes a ring as the front-end set it up.
 type Config struct {
 	Index int
@@ -58,169 +34,299 @@ type Config struct {
 	Base     uint32
 	Features uint64
 	Mem      *guestmem.Memory
-	// Inflight is the region of the shared in-flight buffer, or nil.
+	// Inflight is the region of the shared in-flight buffer, or nil. It has
+	// to stay mapped until Close.
 	Inflight []byte
 	// LogUsed has writes to the used ring logged at guest address UsedLogGPA.
 	LogUsed    bool
 	UsedLogGPA uint64
 	// Previous is the queue that stopped at the place where this one begins,
-	// for chains that it had popped and that are to be restored; or nil. It
-	// must not be used any more.
+	// for chains that it had popped and that are to be restored or pushed; or
+	// nil. It must not be used any more. The in-flight region, if there is
+	// one, has them too.
 	Previous *Queue
 }
 
-// Queue is the device side of one virtqueue. One goroutine at a time pops;
-// pushing and flushing may be done by any.
+// Queue is the device side of one virtqueue. One goroutine at a time, the
+// popper, calls Pop, Pending, Restore, DisableNotify and EnableNotify; any may
+// push and flush.
 type Queue struct {
 	cfg      Config
 	eventIdx bool
-	indirect bool
+	canIndir bool
+	limit    uint32 // descriptors of a chain
 	format   format
+	broken   atomic.Bool
 
-	mu sync.Mutex // guards everything below against pushers
-	// table is the snapshot that the rings below lie in. Only the popper
-	// changes it, with mu held.
-	table                *guestmem.Table
-	desc, driver, device guestmem.Ring
+	asleep bool // the popper's: EnableNotify has found nothing
+
+	// inFlight has 1 for the heads that were popped and not pushed.
+	inFlight []atomic.Uint32
+
+	mu sync.Mutex
+	// resting says that the popper is asleep: memory is held only for what
+	// others push. Otherwise the popper alone changes held, lease and the
+	// spans, with mu held, and reads them without.
+	resting bool
+	held    bool
+	lease   *lease
+	// desc, driver and device are the three parts of the ring.
+	desc, driver, device guestmem.Span
+	descGPA              uint64
+
+	logUsed    bool
+	usedLogGPA uint64
 }
 
-// format is what split and packed rings do differently.
+// format is what split and packed rings do differently. Faults in ring memory
+// are caught by the callers.
 type format interface {
-	sizes(n uint64) (desc, driver, device uint64)
-	start() error
+	// sizes returns the lengths in bytes of desc, driver and device.
+	sizes() [3]uint64
+	start(inflight []byte, previous format) error
+
+	// The popper's.
 	available() (bool, error)
 	next(c *Chain) error
+	restore(c *Chain, h Head) error
+	resubmit() []Head
+
+	// With mu held.
 	push(h Head, written uint32)
 	flush() (notify bool)
+	unflushed() bool
 	disableNotify()
-	enableNotify() (pending bool, err error)
+	enableNotify()
 	base() uint32
-	resubmit() []Head
-	restore(c *Chain, h Head) error
 }
-
-// Head identifies a chain that has been popped and not yet pushed.
-type Head uint16
 
 // New sets up a ring. It fails where the ring is not, as a whole, in mapped
 // guest memory.
-func New(cfg Config) (*Queue, error) {
-	packed := cfg.Features&FeatureRingPacked != 0
+func New(cfg Config) (q *Queue, err error) {
+	q = &Queue{
+		cfg:        cfg,
+		eventIdx:   cfg.Features&FeatureEventIdx != 0,
+		canIndir:   cfg.Features&FeatureIndirectDesc != 0,
+		limit:      max(cfg.Size, minChain),
+		logUsed:    cfg.LogUsed,
+		usedLogGPA: cfg.UsedLogGPA,
+	}
+	q.cfg.Previous, q.cfg.Inflight = nil, nil // not to be kept alive
 	switch {
 	case cfg.Size == 0 || cfg.Size > MaxSize:
 		return nil, fmt.Errorf("a ring of %d descriptors: 1 to %d are possible", cfg.Size, MaxSize)
-	case !packed && cfg.Size&(cfg.Size-1) != 0:
+	case !q.packed() && cfg.Size&(cfg.Size-1) != 0:
 		return nil, fmt.Errorf("a split ring of %d descriptors: the number must be a power of two", cfg.Size)
-	case cfg.DescUser%16 != 0 || cfg.AvailUser%4 != 0 && packed || cfg.AvailUser%2 != 0 || cfg.UsedUser%4 != 0:
-		return nil, fmt.Errorf("the ring at %#x, %#x, %#x is not aligned", cfg.DescUser, cfg.AvailUser, cfg.UsedUser)
 	}
-	q := &Queue{cfg: cfg, eventIdx: cfg.Features&FeatureEventIdx != 0, indirect: cfg.Features&FeatureIndirectDesc != 0}
-	if packed {
+	q.inFlight = make([]atomic.Uint32, cfg.Size)
+	if q.packed() {
 		q.format = &packedRing{q: q, size: uint16(cfg.Size)}
 	} else {
-		q.format = &splitRing{q: q, size: uint16(cfg.Size - 1)}
+		q.format = &splitRing{q: q, mask: uint16(cfg.Size - 1)}
 	}
-	if err := q.resolve(); err != nil {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if err := q.hold(); err != nil {
 		return nil, err
 	}
-	if err := q.format.start(); err != nil {
-		q.Close()
+	var previous format
+	if cfg.Previous != nil && cfg.Inflight == nil && cfg.Previous.cfg.Size == cfg.Size && cfg.Previous.packed() == q.packed() {
+		previous, q.inFlight = cfg.Previous.format, cfg.Previous.inFlight
+	}
+	if err := q.format.start(cfg.Inflight, previous); err != nil {
+		q.drop()
 		return nil, err
 	}
 	return q, nil
 }
 
-// Close gives the memory of the ring back. No chain may be pushed any more.
+func (q *Queue) packed() bool { return q.cfg.Features&FeatureRingPacked != 0 }
+
+// Close gives the memory of the ring back. Nothing may be pushed any more.
 func (q *Queue) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.table != nil {
-		q.table.Release()
-		q.table = nil
-	}
+	q.broken.Store(true)
+	q.drop()
 }
 
-// resolve finds the rings in the current memory.
-func (q *Queue) resolve() error {
-	table := q.cfg.Mem.Acquire()
-	dn, an, un := q.format.sizes(uint64(q.cfg.Size))
-	desc, err1 := table.Ring(q.cfg.DescUser, dn)
-	driver, err2 := table.Ring(q.cfg.AvailUser, an)
-	device, err3 := table.Ring(q.cfg.UsedUser, un)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		table.Release()
-		return fmt.Errorf("%w: %w", ErrRing, err)
+// catch is deferred around all that touches the ring. It turns a fault there,
+// where a mapped file has no page any more, into ErrRing. Any other panic goes
+// on.
+func (q *Queue) catch(old bool, err *error) {
+	debug.SetPanicOnFault(old)
+	r := recover()
+	if r == nil {
+		return
 	}
+	f, ok := r.(interface{ Addr() uintptr })
+	if !ok || !q.desc.Has(f.Addr()) && !q.driver.Has(f.Addr()) && !q.device.Has(f.Addr()) {
+		panic(r)
+	}
+	q.broken.Store(true)
+	*err = fmt.Errorf("%w: its memory is gone", ErrRing)
+}
+
+// wake ends what EnableNotify began.
+func (q *Queue) wake() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.table != nil {
-		q.table.Release()
+	return q.wakeLocked()
+}
+
+func (q *Queue) wakeLocked() error {
+	if q.broken.Load() {
+		return ErrRing
 	}
-	q.table, q.desc, q.driver, q.device = table, desc, driver, device
-	return nil
+	if q.held && !q.cfg.Mem.Is(q.lease.table) {
+		q.drop()
+	}
+	q.asleep, q.resting = false, false
+	return q.hold()
 }
 
 // Pop takes the next available chain. It returns false and no error where there
 // is none, an ErrRing where the ring is broken, and a *ChainError where the
 // chain is: then it is c.Head that has to be pushed, with length 0.
 func (q *Queue) Pop(c *Chain) (ok bool, err error) {
-	if !q.cfg.Mem.Is(q.table) {
-		if err := q.resolve(); err != nil {
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if q.broken.Load() {
+		return false, ErrRing
+	}
+	if q.asleep || !q.cfg.Mem.Is(q.lease.table) {
+		if err := q.wake(); err != nil {
 			return false, err
 		}
 	}
 	if ok, err := q.format.available(); !ok {
+		if err != nil {
+			q.broken.Store(true)
+		}
 		return false, err
 	}
-	c.begin(q.table)
+	c.begin(q.lease)
 	if err := q.format.next(c); err != nil {
 		c.Release()
+		if _, ok := err.(*ChainError); !ok {
+			q.broken.Store(true)
+		}
 		return false, err
 	}
 	return true, nil
 }
 
-// Pending reports whether a chain is available.
+// take notes that h is in flight now. It fails if it was already: then the number
+// of chains in flight would have no bound.
+func (q *Queue) take(h Head) error {
+	if q.inFlight[h].Load() != 0 {
+		return fmt.Errorf("%w: the driver made chain %d available twice", ErrRing, h)
+	}
+	q.inFlight[h].Store(1)
+	return nil
+}
+
+// Pending reports whether Pop has something to say.
 func (q *Queue) Pending() bool {
-	ok, err := q.format.available()
+	var err error
+	ok := q.pending(&err)
 	return ok || err != nil
 }
 
-// Push completes a chain with written bytes. The driver sees it after Flush.
-func (q *Queue) Push(c *Chain, written uint32) { q.PushHead(c.Head, written) }
+func (q *Queue) pending(err *error) (ok bool) {
+	defer q.catch(debug.SetPanicOnFault(true), err)
+	if q.broken.Load() {
+		*err = ErrRing
+		return false
+	}
+	if q.asleep || !q.cfg.Mem.Is(q.lease.table) {
+		if *err = q.wake(); *err != nil {
+			return false
+		}
+	}
+	ok, *err = q.format.available()
+	return ok
+}
+
+// Push completes a chain with written bytes and releases it. The driver sees it
+// after Flush.
+func (q *Queue) Push(c *Chain, written uint32) {
+	q.PushHead(c.Head, written)
+	c.Release()
+}
 
 // PushHead is Push for a chain that has been released.
 func (q *Queue) PushHead(h Head, written uint32) {
+	var err error // the popper gets it
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if int(h) >= len(q.inFlight) || q.broken.Load() || q.hold() != nil {
+		return
+	}
+	q.inFlight[h].Store(0)
 	q.format.push(h, written)
 }
 
 // Flush makes what was pushed visible to the driver and reports whether the
 // driver wants to be told.
 func (q *Queue) Flush() (notify bool) {
+	var err error // the popper gets it
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.format.flush()
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if !q.format.unflushed() || q.broken.Load() || q.hold() != nil {
+		return false
+	}
+	notify = q.format.flush()
+	if q.resting {
+		q.drop()
+	}
+	return notify
 }
 
 // DisableNotify tells the driver that it need not kick.
 func (q *Queue) DisableNotify() {
+	var err error
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.format.disableNotify()
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if q.wakeLocked() == nil {
+		q.format.disableNotify()
+	}
 }
 
 // EnableNotify asks the driver to kick for the next chain. It reports whether
-// one came before the driver could know: then no kick follows.
+// one came before the driver could know, or the ring is broken: then no kick may
+// follow. If it returns false the queue holds no memory until its next use.
 func (q *Queue) EnableNotify() (pending bool) {
+	var err error
+	pending = true
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	pending, err := q.format.enableNotify()
-	return pending || err != nil
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if q.wakeLocked() != nil {
+		return true
+	}
+	q.format.enableNotify()
+	if ok, err := q.format.available(); ok || err != nil {
+		return true
+	}
+	q.asleep, q.resting = true, true
+	if !q.format.unflushed() {
+		q.drop()
+	}
+	return false
 }
 
-// Base is where the ring goes on, for GET_VRING_BASE.
+// SetLog turns the logging of writes to the used ring on or off.
+func (q *Queue) SetLog(on bool, usedLogGPA uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.logUsed, q.usedLogGPA = on, usedLogGPA
+}
+
+// Base is where the ring goes on, for GET_VRING_BASE. Nobody may pop.
 func (q *Queue) Base() uint32 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -233,8 +339,22 @@ func (q *Queue) Resubmit() []Head { return q.format.resubmit() }
 
 // Restore makes c the chain h, of Resubmit or of a Chain that was released
 // before its completion. Errors are those of Pop.
-func (q *Queue) Restore(c *Chain, h Head) error {
-	c.begin(q.table)
+func (q *Queue) Restore(c *Chain, h Head) (err error) {
+	defer q.catch(debug.SetPanicOnFault(true), &err)
+	if q.broken.Load() {
+		return ErrRing
+	}
+	if q.asleep || !q.cfg.Mem.Is(q.lease.table) {
+		if err := q.wake(); err != nil {
+			return err
+		}
+	}
+	if int(h) >= len(q.inFlight) {
+		return fmt.Errorf("%w: chain %d in a ring of %d", ErrRing, h, q.cfg.Size)
+	}
+	q.inFlight[h].Store(1)
+	c.begin(q.lease)
+	c.Head = h
 	if err := q.format.restore(c, h); err != nil {
 		c.Release()
 		return err
@@ -242,9 +362,9 @@ func (q *Queue) Restore(c *Chain, h Head) error {
 	return nil
 }
 
-// logUsed logs a write of n bytes at offset at of the used ring.
-func (q *Queue) logUsed(at, n uint64) {
-	if q.cfg.LogUsed {
-		q.table.MarkDirty(q.cfg.UsedLogGPA+at, n)
+// markUsed logs a write of n bytes at offset at of the used ring. mu is held.
+func (q *Queue) markUsed(at, n uint64) {
+	if q.logUsed {
+		q.cfg.Mem.MarkDirty(q.usedLogGPA+at, n)
 	}
 }

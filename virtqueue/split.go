@@ -1,14 +1,14 @@
 package virtqueue
 
 import (
-	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 )
 
 // splitRing is a split virtqueue (virtio 1.3, section 2.7).
 type splitRing struct {
 	q    *Queue
-	size uint16 // the number of descriptors less one, the mask of an index
+	mask uint16 // the number of descriptors less one
 
 	// The popper's.
 	lastAvail uint16
@@ -18,33 +18,54 @@ type splitRing struct {
 	used     uint16 // the next used entry
 	flushed  uint16 // the used index that the driver has seen
 	flags    uint16 // used flags
+	fence    atomic.Uint32
 	inflight *splitInflight
 }
 
 const (
 	availNoInterrupt = 1 // VIRTQ_AVAIL_F_NO_INTERRUPT
 	usedNoNotify     = 1 // VIRTQ_USED_F_NO_NOTIFY
+
+	// Offsets in the available ring, and of the used one, where flags and
+	// index are one word that only the device writes.
+	availFlags = 0
+	availIdx   = 2
+	availRing  = 4
+	usedWord   = 0
+	usedRing   = 4
 )
 
-func (s *splitRing) count() uint64 { return uint64(s.size) + 1 }
+func (s *splitRing) count() uint32 { return uint32(s.mask) + 1 }
 
-func (s *splitRing) sizes(n uint64) (desc, driver, device uint64) {
-	return n * descSize, 4 + 2*n + 2, 4 + 8*n + 2
+// Offsets of the event fields, behind the rings.
+func (s *splitRing) usedEvent() uintptr  { return availRing + 2*uintptr(s.count()) }
+func (s *splitRing) availEvent() uintptr { return usedRing + 8*uintptr(s.count()) }
+
+func (s *splitRing) sizes() [3]uint64 {
+	n := uint64(s.count())
+	driver, device := availRing+2*n, usedRing+8*n
+	if s.q.eventIdx {
+		driver, device = driver+2, device+2
+	}
+	return [3]uint64{n * descSize, driver, device}
 }
 
-func (s *splitRing) start() error {
+func (s *splitRing) start(inflight []byte, _ format) error {
 	if s.q.cfg.Base > 1<<16-1 {
 		return fmt.Errorf("a split ring can't begin at index %d", s.q.cfg.Base)
 	}
-	s.used = uint16(s.q.device.Load32(0) >> 16)
+	s.used = uint16(s.q.device.Load32(usedWord) >> 16)
 	s.lastAvail = uint16(s.q.cfg.Base)
-	if s.q.cfg.Inflight != nil {
+	if inflight != nil {
 		var err error
-		if s.inflight, err = newSplitInflight(s.q.cfg.Inflight, s.q.cfg.Size, s.used); err != nil {
+		if s.inflight, err = newSplitInflight(inflight, s.count(), s.used); err != nil {
 			return err
 		}
 		if n := len(s.inflight.pending); n > 0 {
 			s.lastAvail = s.used + uint16(n)
+		}
+		for _, h := range s.inflight.pending {
+			s.q.inFlight[h].Store(1)
 		}
 	}
 	s.avail, s.flushed = s.lastAvail, s.used
@@ -55,9 +76,9 @@ func (s *splitRing) available() (bool, error) {
 	if s.avail != s.lastAvail {
 		return true, nil
 	}
-	s.avail = uint16(s.q.driver.Load32(0) >> 16)
+	s.avail = s.q.driver.Load16(availIdx)
 	n := s.avail - s.lastAvail
-	if uint64(n) > s.count() {
+	if uint32(n) > s.count() {
 		s.avail = s.lastAvail
 		return false, fmt.Errorf("%w: the available index jumped by %d in a ring of %d", ErrRing, n, s.count())
 	}
@@ -65,11 +86,15 @@ func (s *splitRing) available() (bool, error) {
 }
 
 func (s *splitRing) next(c *Chain) error {
-	head := s.q.driver.Load16(4 + 2*uint64(s.lastAvail&s.size))
-	if head > s.size {
-		return fmt.Errorf("%w: chain %d is outside a ring of %d", ErrRing, head, s.count())
+	head := s.q.driver.Load16(availRing + 2*uintptr(s.lastAvail&s.mask))
+	if head > s.mask {
+		return fmt.Errorf("%w: chain %d in a ring of %d", ErrRing, head, s.count())
+	}
+	if err := s.q.take(Head(head)); err != nil {
+		return err
 	}
 	s.lastAvail++
+	c.Head = Head(head)
 	if s.inflight != nil {
 		s.inflight.begin(head)
 	}
@@ -77,35 +102,28 @@ func (s *splitRing) next(c *Chain) error {
 }
 
 func (s *splitRing) restore(c *Chain, h Head) error {
-	if uint16(h) > s.size {
-		return fmt.Errorf("%w: chain %d is outside a ring of %d", ErrRing, h, s.count())
-	}
-	c.Head = h
-	var raw [descSize]byte
 	index := uint16(h)
-	for seen := uint64(0); seen < s.count(); seen++ {
-		s.q.desc.Read(raw[:], uint64(index)*descSize)
-		d := decodeSplit(&raw)
-		flags := d.flags
-		if flags&descIndirect != 0 {
+	for range s.count() {
+		at := uintptr(index) * descSize
+		d := decodeSplit(s.q.desc.Load64(at), s.q.desc.Load64(at+8))
+		if d.flags&descIndirect != 0 {
 			switch {
-			case !s.q.indirect:
+			case !s.q.canIndir:
 				return errNoFeature
-			case flags&descNext != 0:
+			case d.flags&descNext != 0:
 				return errIndirect
 			}
-			return c.indirectTable(d.addr, d.len, true)
+			return c.indirect(d, s.q.limit, true)
 		}
-		if err := c.add(d.addr, d.len, flags); err != nil {
+		if err := c.add(d); err != nil {
 			return err
 		}
-		if flags&descNext == 0 {
+		if d.flags&descNext == 0 {
 			return nil
 		}
-		if d.link > s.size {
+		if index = d.link; index > s.mask {
 			return errNext
 		}
-		index = d.link
 	}
 	return errLoop
 }
@@ -114,35 +132,34 @@ func (s *splitRing) push(h Head, written uint32) {
 	if s.inflight != nil {
 		s.inflight.used(uint16(h))
 	}
-	var e [8]byte
-	binary.LittleEndian.PutUint32(e[:], uint32(h))
-	binary.LittleEndian.PutUint32(e[4:], written)
-	at := 4 + 8*uint64(s.used&s.size)
-	s.q.device.Write(at, e[:])
-	s.q.logUsed(at, 8)
+	at := usedRing + 8*uintptr(s.used&s.mask)
+	s.q.device.Put32(at, uint32(h))
+	s.q.device.Put32(at+4, written)
+	s.q.markUsed(uint64(at), 8)
 	s.used++
 }
 
+func (s *splitRing) unflushed() bool { return s.used != s.flushed }
+
 func (s *splitRing) flush() (notify bool) {
-	if s.used == s.flushed {
-		return false
-	}
 	old := s.flushed
 	s.flushed = s.used
-	s.storeUsed()
-	s.q.logUsed(0, 4)
+	s.storeUsed() // the barrier before reading what the driver wants
 	if s.inflight != nil {
 		s.inflight.flushed(s.used)
 	}
 	if s.q.eventIdx {
-		event := s.q.driver.Load16(4 + 2*s.count())
+		event := s.q.driver.Load16(s.usedEvent())
 		return s.used-event-1 < s.used-old
 	}
-	return s.q.driver.Load32(0)&availNoInterrupt == 0
+	return s.q.driver.Load16(availFlags)&availNoInterrupt == 0
 }
 
-// storeUsed publishes the used flags and index. It is a full barrier.
-func (s *splitRing) storeUsed() { s.q.device.Store32(0, uint32(s.flags)|uint32(s.flushed)<<16) }
+// storeUsed publishes the used flags and index.
+func (s *splitRing) storeUsed() {
+	s.q.device.Store32(usedWord, uint32(s.flags)|uint32(s.flushed)<<16)
+	s.q.markUsed(usedWord, 4)
+}
 
 func (s *splitRing) disableNotify() {
 	if !s.q.eventIdx && s.flags&usedNoNotify == 0 {
@@ -151,16 +168,16 @@ func (s *splitRing) disableNotify() {
 	}
 }
 
-func (s *splitRing) enableNotify() (pending bool, err error) {
-	if s.q.eventIdx {
-		at := 4 + 8*s.count()
-		s.q.device.Store16(at, s.lastAvail)
-		s.q.logUsed(at, 2)
-	} else {
+func (s *splitRing) enableNotify() {
+	if !s.q.eventIdx {
 		s.flags &^= usedNoNotify
+		s.storeUsed()
+		return
 	}
-	s.storeUsed() // the barrier between asking for a kick and looking again
-	return s.available()
+	at := s.availEvent()
+	s.q.device.Put16(at, s.lastAvail)
+	s.q.markUsed(uint64(at), 2)
+	s.fence.Store(0) // the barrier before looking again
 }
 
 func (s *splitRing) base() uint32 { return uint32(s.lastAvail) }

@@ -1,0 +1,400 @@
+package virtqueue
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
+)
+
+// Where the guest has its memory and, from the start of it, the parts of its one
+// ring. Everything from dataAt on is for buffers and indirect tables.
+const (
+	guestBase = 0x1_0000_0000
+	userBase  = 0x7f00_0000_0000
+	ramSize   = 16 << 20
+	descAt    = 0
+	driverAt  = 0x80000
+	deviceAt  = 0xa0000
+	dataAt    = 0x100000
+)
+
+const (
+	split  = FeatureVersion1 | FeatureIndirectDesc
+	packed = split | FeatureRingPacked
+	event  = FeatureEventIdx
+)
+
+// machine is guest memory, seen by the device through mem and by the driver
+// through a mapping of its own.
+type machine struct {
+	t    testing.TB
+	fd   int
+	ram  []byte
+	span guestmem.Span
+	mem  guestmem.Memory
+}
+
+func newMachine(t testing.TB) *machine {
+	t.Helper()
+	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Ftruncate(fd, ramSize); err != nil {
+		t.Fatal(err)
+	}
+	ram, err := unix.Mmap(fd, 0, ramSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{t: t, fd: fd, ram: ram, span: guestmem.SpanOf(ram)}
+	if err := m.mem.Add(m.region(0)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.mem.Replace(nil); err != nil {
+			t.Error(err)
+		}
+		m.mem.Settle()
+		unix.Munmap(ram)
+		unix.Close(fd)
+	})
+	return m
+}
+
+// region describes the RAM, for a descriptor of its own.
+func (m *machine) region(kind guestmem.Kind) guestmem.RegionSpec {
+	m.t.Helper()
+	fd, err := unix.FcntlInt(uintptr(m.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return guestmem.RegionSpec{GuestAddr: guestBase, UserAddr: userBase, Size: ramSize, FD: fd, Kind: kind}
+}
+
+func (m *machine) config(size uint32, features uint64) Config {
+	c := Config{
+		Size: size, Features: features, Mem: &m.mem,
+		DescUser: userBase + descAt, AvailUser: userBase + driverAt, UsedUser: userBase + deviceAt,
+	}
+	if features&FeatureRingPacked != 0 {
+		c.Base = 0x80008000
+	}
+	return c
+}
+
+func (m *machine) queue(cfg Config) *Queue {
+	m.t.Helper()
+	q, err := New(cfg)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(q.Close)
+	return q
+}
+
+// descr is a descriptor as the driver writes it. link is the next index of a split
+// one and the buffer id of a packed one.
+type descr struct {
+	addr  uint64
+	len   uint32
+	flags uint16
+	link  uint16
+}
+
+func in(at, n uint32) descr  { return descr{addr: guestBase + uint64(at), len: n} }
+func out(at, n uint32) descr { return descr{addr: guestBase + uint64(at), len: n, flags: descWrite} }
+
+// driver is the driver's side of a ring.
+type driver interface {
+	// add makes one chain of descriptors available and returns its head or
+	// id. Their NEXT flags and links are set.
+	add(ds ...descr) Head
+	// table writes an indirect table at offset at of the memory and returns
+	// the descriptor that points to it.
+	table(at uint32, ds ...descr) descr
+	// used returns the next used element.
+	used() (h Head, n uint32, ok bool)
+	// kicks tells whether the device wants to be notified of what was added
+	// since the last call.
+	kicks() bool
+	// wantCall asks for a notification of the next used element.
+	wantCall()
+	// noCall asks for none.
+	noCall()
+	// prepare returns a function that makes the same chain available again
+	// and again, with next to no cost of its own: the one before is done.
+	prepare(ds []descr, indirect bool) func()
+}
+
+func (m *machine) driver(size uint32, features uint64) driver {
+	if features&FeatureRingPacked != 0 {
+		d := &packedDriver{m: m, size: uint16(size), event: features&event != 0, availWrap: true, usedWrap: true, slots: map[Head]uint16{}}
+		for i := range size {
+			d.free = append(d.free, Head(i))
+		}
+		return d
+	}
+	d := &splitDriver{m: m, size: uint16(size), event: features&event != 0, chains: map[Head][]uint16{}}
+	for i := range size {
+		d.free = append(d.free, uint16(i))
+	}
+	return d
+}
+
+type splitDriver struct {
+	m      *machine
+	size   uint16
+	event  bool
+	free   []uint16
+	chains map[Head][]uint16
+	avail  uint16
+	kicked uint16
+	seen   uint16
+}
+
+func (d *splitDriver) put(at uintptr, x descr) {
+	d.m.span.Put64(at, x.addr)
+	d.m.span.Put64(at+8, uint64(x.len)|uint64(x.flags)<<32|uint64(x.link)<<48)
+}
+
+func (d *splitDriver) add(ds ...descr) Head {
+	idx := append([]uint16(nil), d.free[:len(ds)]...)
+	d.free = d.free[len(ds):]
+	for i, x := range ds {
+		if i+1 < len(ds) {
+			x.flags |= descNext
+			x.link = idx[i+1]
+		}
+		d.put(descAt+uintptr(idx[i])*descSize, x)
+	}
+	h := Head(idx[0])
+	d.chains[h] = idx
+	d.publish(h)
+	return h
+}
+
+// publish makes a head available without a look at its descriptors.
+func (d *splitDriver) publish(h Head) {
+	d.m.span.Put16(driverAt+4+2*uintptr(d.avail&(d.size-1)), uint16(h))
+	d.avail++
+	flags := d.m.span.Load16(driverAt)
+	d.m.span.Store32(driverAt, uint32(flags)|uint32(d.avail)<<16)
+}
+
+func (d *splitDriver) table(at uint32, ds ...descr) descr {
+	for i, x := range ds {
+		if i+1 < len(ds) {
+			x.flags |= descNext
+			x.link = uint16(i + 1)
+		}
+		d.put(uintptr(at)+uintptr(i)*descSize, x)
+	}
+	return descr{addr: guestBase + uint64(at), len: uint32(len(ds) * descSize), flags: descIndirect}
+}
+
+func (d *splitDriver) used() (Head, uint32, bool) {
+	if d.m.span.Load16(deviceAt+2) == d.seen {
+		return 0, 0, false
+	}
+	at := deviceAt + 4 + 8*uintptr(d.seen&(d.size-1))
+	h, n := Head(d.m.span.Load32(at)), d.m.span.Load32(at+4)
+	d.seen++
+	d.free = append(d.free, d.chains[h]...)
+	delete(d.chains, h)
+	return h, n, true
+}
+
+func (d *splitDriver) kicks() bool {
+	old := d.kicked
+	d.kicked = d.avail
+	if !d.event {
+		return d.m.span.Load16(deviceAt)&usedNoNotify == 0
+	}
+	ev := d.m.span.Load16(deviceAt + 4 + 8*uintptr(d.size))
+	return d.avail-ev-1 < d.avail-old
+}
+
+func (d *splitDriver) wantCall() {
+	if d.event {
+		d.m.span.Put16(driverAt+4+2*uintptr(d.size), d.seen)
+	} else {
+		d.m.span.Put16(driverAt, 0)
+	}
+}
+
+func (d *splitDriver) noCall() {
+	if d.event {
+		d.m.span.Put16(driverAt+4+2*uintptr(d.size), d.seen-1)
+	} else {
+		d.m.span.Put16(driverAt, availNoInterrupt)
+	}
+}
+
+type packedDriver struct {
+	m         *machine
+	size      uint16
+	event     bool
+	free      []Head
+	slots     map[Head]uint16 // of chains in flight
+	avail     uint16
+	availWrap bool
+	kicked    uint16
+	kickWrap  bool
+	seen      uint16
+	usedWrap  bool
+}
+
+func (d *packedDriver) put(at uintptr, x descr) {
+	d.m.span.Put64(at, x.addr)
+	d.m.span.Store64(at+8, uint64(x.len)|uint64(x.link)<<32|uint64(x.flags)<<48)
+}
+
+func (d *packedDriver) add(ds ...descr) Head {
+	h := d.free[0]
+	d.free = d.free[1:]
+	d.slots[h] = uint16(len(ds))
+	for i := range ds {
+		ds[i].link = uint16(h)
+		if i+1 < len(ds) {
+			ds[i].flags |= descNext
+		}
+	}
+	d.write(ds...)
+	return h
+}
+
+// write writes descriptors as they are, the first one last.
+func (d *packedDriver) write(ds ...descr) {
+	type slot struct {
+		at uint16
+		x  descr
+	}
+	var todo []slot
+	for _, x := range ds {
+		if d.availWrap {
+			x.flags |= packedAvail
+		} else {
+			x.flags |= packedUsed
+		}
+		todo = append(todo, slot{d.avail, x})
+		if d.avail++; d.avail == d.size {
+			d.avail, d.availWrap = 0, !d.availWrap
+		}
+	}
+	for i := len(todo) - 1; i >= 0; i-- {
+		d.put(descAt+uintptr(todo[i].at)*descSize, todo[i].x)
+	}
+}
+
+func (d *packedDriver) table(at uint32, ds ...descr) descr {
+	for i, x := range ds {
+		d.put(uintptr(at)+uintptr(i)*descSize, x)
+	}
+	return descr{addr: guestBase + uint64(at), len: uint32(len(ds) * descSize), flags: descIndirect}
+}
+
+func (d *packedDriver) used() (Head, uint32, bool) {
+	rest := d.m.span.Load64(descAt + uintptr(d.seen)*descSize + 8)
+	flags := uint16(rest >> 48)
+	if (flags&packedAvail != 0) != d.usedWrap || (flags&packedUsed != 0) != d.usedWrap {
+		return 0, 0, false
+	}
+	h := Head(rest >> 32)
+	d.seen += d.slots[h]
+	if d.seen >= d.size {
+		d.seen -= d.size
+		d.usedWrap = !d.usedWrap
+	}
+	delete(d.slots, h)
+	d.free = append(d.free, h)
+	return h, uint32(rest), true
+}
+
+func (d *packedDriver) kicks() bool {
+	old, oldWrap := int(d.kicked), d.kickWrap
+	d.kicked, d.kickWrap = d.avail, d.availWrap
+	v := d.m.span.Load32(deviceAt)
+	switch v >> 16 & 3 {
+	case 0:
+		return true
+	case 1:
+		return false
+	}
+	ev := int(v & 0x7fff)
+	if (v>>15&1 != 0) != d.availWrap {
+		ev -= int(d.size)
+	}
+	// kickWrap starts false while availWrap starts true; only same-round
+	// comparisons matter then.
+	if oldWrap != d.availWrap && old != 0 {
+		old -= int(d.size)
+	}
+	return ev >= old && ev < int(d.avail)
+}
+
+func (d *packedDriver) wantCall() {
+	if !d.event {
+		d.m.span.Store32(driverAt, 0)
+		return
+	}
+	v := uint32(d.seen) | eventDesc<<16
+	if d.usedWrap {
+		v |= 1 << 15
+	}
+	d.m.span.Store32(driverAt, v)
+}
+
+func (d *packedDriver) noCall() { d.m.span.Store32(driverAt, eventDisable<<16) }
+
+func (d *splitDriver) prepare(ds []descr, indirect bool) func() {
+	if indirect {
+		ds = []descr{d.table(dataAt, ds...)}
+	}
+	for i := range uint16(16) {
+		for k, x := range ds {
+			n := i*uint16(len(ds)) + uint16(k)
+			if k+1 < len(ds) {
+				x.flags |= descNext
+				x.link = n + 1
+			}
+			d.put(descAt+uintptr(n)*descSize, x)
+		}
+	}
+	step := uint16(len(ds))
+	return func() { d.publish(Head(d.avail % 16 * step)) }
+}
+
+func (d *packedDriver) prepare(ds []descr, indirect bool) func() {
+	if indirect {
+		ds = []descr{d.table(dataAt, ds...)}
+	}
+	id := uint16(0)
+	return func() {
+		at, wrap := d.avail, d.availWrap
+		var first descr
+		for i, x := range ds {
+			x.link = id
+			if i+1 < len(ds) {
+				x.flags |= descNext
+			}
+			if d.availWrap {
+				x.flags |= packedAvail
+			} else {
+				x.flags |= packedUsed
+			}
+			if i == 0 {
+				first = x
+			} else {
+				d.put(descAt+uintptr(d.avail)*descSize, x)
+			}
+			if d.avail++; d.avail == d.size {
+				d.avail, d.availWrap = 0, !wrap
+			}
+		}
+		d.put(descAt+uintptr(at)*descSize, first)
+		id = (id + 1) % 16
+	}
+}
