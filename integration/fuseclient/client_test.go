@@ -126,10 +126,11 @@ func TestManyCallersOnTwoQueuesGetTheirOwnReplies(t *testing.T) {
 			}
 			o := rings[ring].opts
 			o.Queues = 3
+			args := []string{"--queues=2"}
 			if daemontest.Foreign() {
-				o.Queues = 2
+				o.Queues, args = 2, nil
 			}
-			c := mountRing(t, daemontest.Start(t, dir), o, fuseclient.Options{MaxData: 64 << 10})
+			c := mountRing(t, daemontest.Start(t, dir, args...), o, fuseclient.Options{MaxData: 64 << 10})
 			var wg sync.WaitGroup
 			for g := range 16 {
 				wg.Go(func() {

@@ -3,6 +3,7 @@ package vfs
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -226,6 +227,7 @@ type openFile struct {
 	offset int64
 	dir    dirStream
 
+	closed   atomic.Bool
 	lockMu   sync.Mutex
 	flocked  bool
 	ofdLocks bool
@@ -252,6 +254,9 @@ func (f *file) As(c behaviour.Cred) behaviour.File {
 // Close is close(2) of the only descriptor: FLUSH, whose error is seen, and RELEASE.
 func (f *file) Close() error {
 	c, o := f.v.t.c, f.o
+	if o.closed.Swap(true) {
+		return unix.EBADF
+	}
 	defer f.v.t.forget(o.node)
 	var err error
 	if !o.node.isDir() {
