@@ -2,6 +2,7 @@ package fuseclient
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -58,6 +59,28 @@ func (r *Request) Dirents(plus bool) []Dirent {
 		list = append(list, d)
 	}
 	return list
+}
+
+// EachDirentPlus calls f for every entry of the reply to a READDIRPLUS, in place, and counts them. It stops at an error.
+func (r *Request) EachDirentPlus(f func(e *fuse.EntryOut, off uint64, name []byte) error) (n int, err error) {
+	le := binary.LittleEndian
+	head := sizeOf[fuse.EntryOut]()
+	for b := r.ReplyData(); len(b) > 0; n++ {
+		if len(b) < head+direntSize {
+			return n, fmt.Errorf("%d bytes are left behind the last entry", len(b))
+		}
+		d := b[head:]
+		length := int(le.Uint32(d[16:]))
+		padded := (direntSize + length + 7) &^ 7
+		if length == 0 || length > 255 || padded > len(d) {
+			return n, fmt.Errorf("entry with a name of %d bytes, %d are left", length, len(d))
+		}
+		if err := f(view[fuse.EntryOut](b), le.Uint64(d[8:]), d[direntSize:direntSize+length]); err != nil {
+			return n, err
+		}
+		b = d[padded:]
+	}
+	return n, nil
 }
 
 func le64(v ...uint64) []byte {

@@ -337,6 +337,16 @@ func (r *Request) Getxattr(name string, size int) {
 	r.Expect(size, true)
 }
 
+// AttrOut, WriteOut and StatfsOut are the replies to GETATTR and SETATTR, WRITE, and STATFS.
+func (r *Request) AttrOut() *fuse.AttrOut     { return reply[fuse.AttrOut](r) }
+func (r *Request) WriteOut() *fuse.WriteOut   { return reply[fuse.WriteOut](r) }
+func (r *Request) StatfsOut() *fuse.StatfsOut { return reply[fuse.StatfsOut](r) }
+
+// Flush fills in a FLUSH, Unlink an UNLINK.
+func (r *Request) Flush(fh uint64) { body[fuse.FlushIn](r).Fh = fh }
+
+func (r *Request) Unlink(name string) { r.AppendString(name) }
+
 // Forget fills in a FORGET.
 func (r *Request) Forget(n uint64) {
 	body[fuse.ForgetIn](r).Nlookup = n
