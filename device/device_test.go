@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"runtime"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtiofsd-go/virtiofsd-go/device"
+	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
 )
 
 func newEchoMachine(t testing.TB, opts device.Options) (*machine, *echo) {
@@ -381,6 +383,60 @@ func TestLateRequestHoldsUpTheReset(t *testing.T) {
 	q.start()
 	q.expect(q.do(1, "new"), "new")
 	q.none()
+}
+
+// What a daemon that was killed had taken and not completed is served by the one
+// that takes over, once, and nothing else is.
+func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{Workers: 4})
+	defer close(e.release)
+	q := m.queues[1]
+	size := vhostuser.InflightQueueSize(false, queueSize)
+	q.inflight = mapped(t, size)
+	q.start()
+	for i := range 10 {
+		q.do(10+i, "done")
+	}
+	for s := range 4 {
+		q.submit(s, "block")
+	}
+	q.submit(5, "done too")
+	q.doKick()
+	q.expect(q.next(), "done too")
+	eventually(t, "four are being served", func() bool { return e.blocking.Load() == 4 })
+	q.submit(6, "never seen") // no kick
+
+	heir := newEcho()
+	close(heir.release)
+	dev, err := device.New(device.Options{Server: heir, RequestQueues: 1, Workers: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	// What the daemon that is not really dead writes from now on goes nowhere.
+	left := mapped(t, size)
+	copy(left, q.inflight)
+	q.inflight = left
+	ring := q.ring(dup(t, q.kick))
+	ring.Base = 0 // the front-end does not know better
+	dev.SetCall(1, dup(t, q.call))
+	if err := dev.StartRing(1, ring); err != nil {
+		t.Fatal(err)
+	}
+	defer dev.StopRing(1)
+	got := map[int]string{}
+	for range 5 {
+		r := q.next()
+		got[r.slot] = r.text
+	}
+	want := map[int]string{0: "block", 1: "block", 2: "block", 3: "block", 6: "never seen"}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	q.none()
+	if n := dev.QueueStats(1).Recovered.Load(); n != 4 {
+		t.Errorf("%d requests counted as recovered", n)
+	}
 }
 
 func TestThreadsEndWhenIdle(t *testing.T) {

@@ -55,6 +55,8 @@ type queue struct {
 	avail uint16
 	used  uint16
 	base  uint32
+	// inflight is the region of the shared in-flight buffer, or nil.
+	inflight []byte
 
 	// Scratch of waitCall, so that it allocates nothing.
 	fds [1]unix.PollFd
@@ -114,6 +116,15 @@ func (m *machine) close() {
 	unix.Munmap(m.ram)
 }
 
+// mapped returns n bytes of memory that the garbage collector has no part in.
+func mapped(t testing.TB, n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func dup(t testing.TB, fd int) int {
 	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -136,7 +147,7 @@ func (q *queue) ring(kick int) vhostuser.Ring {
 	at := uint64(userBase + q.index*queueStep)
 	return vhostuser.Ring{
 		Size: queueSize, Desc: at + descAt, Avail: at + availAt, Used: at + usedAt,
-		Base: q.base, Features: featuresUsed, Kick: kick, Enabled: true, Mem: &q.m.memory,
+		Base: q.base, Features: featuresUsed, Kick: kick, Enabled: true, Mem: &q.m.memory, Inflight: q.inflight,
 	}
 }
 

@@ -19,8 +19,10 @@ type ring struct {
 	errs  signaller
 	stats QueueStats
 
-	// place is where the ring stopped. Only the session's goroutine uses it.
+	// place is where the ring stopped, and last the queue that did. Only the
+	// session's goroutine uses them.
 	place place
+	last  *virtqueue.Queue
 
 	mu sync.Mutex
 	// run is the life of the ring; nil: it is stopped.
@@ -52,11 +54,17 @@ type place struct {
 
 // start starts the ring. It takes over the kick descriptor.
 func (r *ring) start(cfg vhostuser.Ring) error {
+	at := place{cfg.Desc, cfg.Avail, cfg.Used, cfg.Size, cfg.Base}
+	if at != r.place {
+		r.forget()
+		r.place = at
+	}
 	q, err := virtqueue.New(virtqueue.Config{
 		Index: r.index, Size: cfg.Size,
 		DescUser: cfg.Desc, AvailUser: cfg.Avail, UsedUser: cfg.Used,
 		Base: cfg.Base, Features: cfg.Features, Mem: cfg.Mem,
 		Inflight: cfg.Inflight, LogUsed: cfg.Log, UsedLogGPA: cfg.UsedLogGPA,
+		Previous: r.last,
 	})
 	if err != nil {
 		if cfg.Kick >= 0 {
@@ -69,11 +77,7 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 		q.Close()
 		return fmt.Errorf("queue %d: %w", r.index, err)
 	}
-	at := place{cfg.Desc, cfg.Avail, cfg.Used, cfg.Size, cfg.Base}
-	if at != r.place {
-		r.forget()
-		r.place = at
-	}
+	r.last = nil
 	u := &run{ring: r, dev: r.dev, q: q, w: w, ended: make(chan struct{})}
 	u.enabled.Store(cfg.Enabled)
 	r.goOn(u)
@@ -129,7 +133,7 @@ func (r *ring) stop() (base uint32, err error) {
 	r.dev.late.Add(len(late))
 	r.mu.Unlock()
 	base = u.q.Base()
-	r.place.base = base
+	r.place.base, r.last = base, u.q
 	u.close()
 	if n := len(late); n > 0 {
 		r.stats.Late.Add(uint64(n))
@@ -144,7 +148,7 @@ func (r *ring) forget() {
 	defer r.mu.Unlock()
 	r.era++
 	r.kept, r.still, r.done = nil, nil, nil
-	r.place = place{}
+	r.place, r.last = place{}, nil
 }
 
 // late completes a chain of a life u that is over: in the life that goes on from
@@ -215,8 +219,6 @@ func (r *ring) setSignal(s *signaller, what string, fd int) {
 // setLog turns the logging of writes to the used ring on or off.
 func (r *ring) setLog(on bool, usedGPA uint64) {
 	if u := r.run; u != nil {
-		if q, ok := any(u.q).(interface{ SetLog(bool, uint64) }); ok {
-			q.SetLog(on, usedGPA)
-		}
+		u.q.SetLog(on, usedGPA)
 	}
 }
