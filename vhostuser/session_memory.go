@@ -258,7 +258,7 @@ func (s *session) applyLog() {
 // snapshot of the memory with it go on using it.
 func closeLog(log *guestmem.DirtyLog) {
 	if log != nil {
-		_ = log.Close()
+		log.Close()
 	}
 }
 
