@@ -231,7 +231,11 @@ func (b *backing) call(m *message) error {
 	if err := l.send(m); err != nil {
 		return err
 	}
-	if err := l.receive(m); err != nil {
+	receive := l.receivePlain
+	if op == opHello {
+		receive = l.receive
+	}
+	if err := receive(m); err != nil {
 		return err
 	}
 	if m.op != op {

@@ -200,6 +200,14 @@ func (v *vcpu) run(c *guestCall, h uint64) (r guestReply) {
 				r.N++
 			}
 		}
+	case "watch": // the same, over and over
+		for v.halt.Load() == h {
+			for _, b := range v.at(c.Off)[:c.Len] {
+				if b != byte(c.Seed) {
+					r.N++
+				}
+			}
+		}
 	case "stop":
 		v.halt.Add(1)
 	case "fault": // touches one byte of each page, over and over

@@ -21,9 +21,8 @@ import (
 // killed must be gone soon, in whatever they were waiting; after the daemon the
 // server must follow; and no connection may be left.
 //
-// To see it fail: open the window's files without FOPEN_NOFLUSH, or drop
-// Pdeathsig and have a thread of the daemon read a frozen range, or serve the
-// mount in the daemon.
+// To see it fail: drop Pdeathsig, so that only the end of the links tells the
+// server of the daemon's: a thread that reads a parked page keeps them open.
 func TestKillAtAnyMoment(t *testing.T) {
 	if unix.Geteuid() != 0 {
 		t.Skip("skip: the backing mount needs root")

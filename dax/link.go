@@ -139,12 +139,13 @@ var errLinkClosed = errors.New("dax: the process that serves the backing mount i
 
 func (l *link) send(m *message) error {
 	b := m.encode(l.buf)
-	var oob []byte
-	if m.fd >= 0 {
-		oob = unix.UnixRights(m.fd)
-	}
 	for {
-		_, err := unix.SendmsgN(l.fd, b, oob, nil, unix.MSG_NOSIGNAL)
+		var err error
+		if m.fd >= 0 {
+			_, err = unix.SendmsgN(l.fd, b, unix.UnixRights(m.fd), nil, unix.MSG_NOSIGNAL)
+		} else {
+			err = unix.Send(l.fd, b, unix.MSG_NOSIGNAL)
+		}
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -155,10 +156,11 @@ func (l *link) send(m *message) error {
 	}
 }
 
+// receive reads a message that may carry a descriptor.
 func (l *link) receive(m *message) error {
 	m.fd = -1
 	for {
-		n, oobn, flags, _, err := recvmsg(l.fd, l.buf, l.oob)
+		n, oobn, flags, _, err := unix.Recvmsg(l.fd, l.buf, l.oob, unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -179,9 +181,21 @@ func (l *link) receive(m *message) error {
 	}
 }
 
-// recvmsg is unix.Recvmsg without the address, which would be allocated.
-func recvmsg(fd int, p, oob []byte) (n, oobn, flags int, from unix.Sockaddr, err error) {
-	return unix.Recvmsg(fd, p, oob, unix.MSG_CMSG_CLOEXEC)
+// receivePlain reads a message without a descriptor, and does not allocate.
+func (l *link) receivePlain(m *message) error {
+	m.fd = -1
+	for {
+		n, err := unix.Read(l.fd, l.buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.ECONNRESET || err == nil && n == 0:
+			return errLinkClosed
+		case err != nil:
+			return err
+		}
+		return m.decode(l.buf[:n])
+	}
 }
 
 func oneRight(oob []byte) (int, error) {

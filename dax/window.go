@@ -15,7 +15,7 @@ type window struct {
 	mu      sync.Mutex
 	changed *sync.Cond // a range is no longer busy
 	ranges  []windowRange
-	bound   int
+	bound   int // not free
 }
 
 type rangeState uint8
@@ -118,16 +118,16 @@ func (m *Manager) setupRange(op *Op, ino *Inode, file File, foff uint64, i uint3
 			m.removeRanges(op, owner, []uint32{i})
 		default:
 			*r = windowRange{state: rangeBusy, x: x, off: foff, faults: r.faults}
+			x.ranges[foff] = i
+			w.bound++
 			w.mu.Unlock()
 			err := m.bind(op, x, file, i, foff, write)
 			w.mu.Lock()
 			if err == nil {
 				r.state = rangeBound
-				x.ranges[foff] = i
-				w.bound++
 				m.stats.Setups.Add(1)
 			} else {
-				*r = windowRange{faults: r.faults}
+				m.release(i)
 			}
 			w.changed.Broadcast()
 			w.mu.Unlock()
@@ -138,6 +138,14 @@ func (m *Manager) setupRange(op *Op, ino *Inode, file File, foff uint64, i uint3
 			return err
 		}
 	}
+}
+
+// release makes a busy range free. The window's mu is held.
+func (m *Manager) release(i uint32) {
+	r := &m.window.ranges[i]
+	delete(r.x.ranges, r.off)
+	*r = windowRange{faults: r.faults}
+	m.window.bound--
 }
 
 // prepare makes the inode a mapped one: from now on its I/O takes the slow side of
@@ -282,10 +290,7 @@ func (m *Manager) removeRanges(op *Op, x *inodeState, l []uint32) {
 	w.mu.Lock()
 	for _, s := range op.spans {
 		for i := s.Off / RangeSize; i*RangeSize < s.end(); i++ {
-			r := &w.ranges[i]
-			delete(x.ranges, r.off)
-			*r = windowRange{faults: r.faults}
-			w.bound--
+			m.release(uint32(i))
 			m.stats.Removes.Add(1)
 		}
 	}
@@ -432,7 +437,7 @@ func (m *Manager) inodesAt(l []*inodeState, buf []WindowBuffer) []*inodeState {
 }
 
 // Check returns what is wrong with the table of ranges, for tests: each range is
-// free, busy or bound, and is in its inode's table exactly if it is bound.
+// free, or it is in the table of exactly one inode, which is a mapped one.
 func (m *Manager) Check() error {
 	w := &m.window
 	w.mu.Lock()
@@ -443,19 +448,19 @@ func (m *Manager) Check() error {
 		if (r.state == rangeFree) != (r.x == nil) {
 			return fmt.Errorf("dax: range %d in state %d has inode %v", i, r.state, r.x)
 		}
-		if r.state != rangeBound {
+		if r.x == nil {
 			continue
 		}
 		bound++
 		if j, ok := r.x.ranges[r.off]; !ok || j != uint32(i) {
 			return fmt.Errorf("dax: range %d shows inode %d at %#x, which says range %d", i, r.x.id, r.off, j)
 		}
-		if !r.x.ino.Mapped() || r.x.fd < 0 {
-			return fmt.Errorf("dax: range %d is bound, its inode %d is not mapped", i, r.x.id)
+		if !r.x.ino.Mapped() {
+			return fmt.Errorf("dax: range %d shows inode %d, which is not a mapped one", i, r.x.id)
 		}
 	}
 	if bound != w.bound {
-		return fmt.Errorf("dax: %d ranges are bound, %d counted", bound, w.bound)
+		return fmt.Errorf("dax: %d ranges are in use, %d counted", bound, w.bound)
 	}
 	return m.slots.check()
 }
