@@ -25,7 +25,7 @@ type Config struct {
 // Serve serves one connection until it ends, and closes it: with nil when the
 // front-end has closed it, with ctx's error when ctx ended, with a
 // [ProtocolError] when the front-end broke the protocol. On return all rings
-// are stopped, and every descriptor and mapping of the session is released.
+// are stopped, and the descriptors and mappings of the session are released.
 func Serve(ctx context.Context, sock *net.UnixConn, dev Device, cfg Config) error {
 	s := newSession(sock, dev, cfg)
 	stop := context.AfterFunc(ctx, func() { _ = sock.Close() })

@@ -2,6 +2,7 @@ package vhostuser
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -266,6 +267,10 @@ func closeLog(log *guestmem.DirtyLog) {
 // is optional, and no front-end needs it.
 func (s *session) setLogFD(*message) error { return nil }
 
+// settleTime bounds how long the end of a session waits for files that were
+// guest memory to be closed, which a file system that hangs could hold up.
+const settleTime = 5 * time.Second
+
 // releaseMemory drops the memory table and the log. Nothing uses them any more.
 func (s *session) releaseMemory() {
 	s.mem.SetLog(nil)
@@ -275,4 +280,16 @@ func (s *session) releaseMemory() {
 	s.regions = nil
 	closeLog(s.dirtyLog)
 	s.dirtyLog = nil
+	settled := make(chan struct{})
+	go func() {
+		s.mem.Settle()
+		close(settled)
+	}()
+	timer := time.NewTimer(settleTime)
+	defer timer.Stop()
+	select {
+	case <-settled:
+	case <-timer.C:
+		s.log.Warn("files that were guest memory are still being closed; see whether the file system that holds them hangs")
+	}
 }
