@@ -51,18 +51,29 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 		return err
 	}
 	c.fs.Logger = log
-	server, err := fs.New(c.fs)
+	window, err := startWindow(c, log)
 	if err != nil {
 		return err
 	}
-	dev, err := device.New(device.Options{
-		Server:        server,
+	opts := device.Options{
 		RequestQueues: c.queues,
 		Tag:           c.tag,
 		Workers:       c.threadPoolSize,
 		Waiters:       fdsForWaiters,
 		Logger:        log,
-	})
+	}
+	session := vhostuser.Config{Log: log}
+	if window != nil {
+		defer within(endLimit, window.owner.Close)
+		c.fs.DAX, c.fs.WindowOffset = window.owner, window.offset
+		opts.Window, session.Classify = window, window.classify
+	}
+	server, err := fs.New(c.fs)
+	if err != nil {
+		return err
+	}
+	opts.Server = server
+	dev, err := device.New(opts)
 	if err != nil {
 		return err
 	}
@@ -70,7 +81,7 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	err = accept(ctx, c, log, e, dev)
+	err = accept(ctx, c, log, e, dev, session)
 	e.Close()
 	within(endLimit, func() {
 		dev.Close()
@@ -81,7 +92,7 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 
 // accept serves front-ends one after the other: one, or with --reconnect any
 // number until ctx ends.
-func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *device.Device) error {
+func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *device.Device, session vhostuser.Config) error {
 	for {
 		log.Info("waiting for a front-end to connect")
 		sock, err := e.Accept(ctx)
@@ -93,7 +104,7 @@ func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *
 			return err
 		}
 		log.Info("a front-end has connected")
-		err = vhostuser.Serve(ctx, sock, dev, vhostuser.Config{Log: log})
+		err = vhostuser.Serve(ctx, sock, dev, session)
 		switch {
 		case ctx.Err() != nil:
 			log.Info("ending, as a signal asked for")

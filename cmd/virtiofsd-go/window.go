@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
@@ -32,8 +33,17 @@ type mapping struct {
 	offset, length uint64
 }
 
-func newDAXWindow(owner *dax.Manager) *daxWindow {
-	return &daxWindow{owner: owner, made: make(map[mapping]uint64)}
+// startWindow starts the owner of the DAX window, if there is to be one.
+func startWindow(c *config, log *slog.Logger) (*daxWindow, error) {
+	if c.daxWindow == 0 {
+		return nil, nil
+	}
+	owner, err := dax.New(dax.Config{Window: uint64(c.daxWindow), Backing: c.daxBacking, MinSize: uint64(c.daxMinSize),
+		Memory: uint64(c.daxMemory), MaxRegions: c.daxMaxRegions, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return &daxWindow{owner: owner, made: make(map[mapping]uint64)}, nil
 }
 
 // ShmemRegions implements device.Window: the window is shared memory region 0.
