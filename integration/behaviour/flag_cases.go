@@ -41,7 +41,7 @@ var flagCases = []testCase{
 	{"an immutable file is EPERM for every change", []Capability{FileFlags}, func(t *T) {
 		f := t.rw("f")
 		t.write(f, []byte("keep"))
-		t.dir("d")
+		t.ok(f.Fsync(), "fsync: what is not written yet could not be written later")
 		t.flagged(f, ImmutableFlag)
 		_, err := t.Open("f", unix.O_RDWR, 0)
 		t.fails(err, "open to write", unix.EPERM)
