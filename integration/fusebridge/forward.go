@@ -18,6 +18,7 @@ const (
 	inHeader  = 40
 	splitAt   = 80 // header and fuse_write_in: what follows in a WRITE is data
 	readers   = 4
+	inFlight  = 256 // each has more than 1 MiB of guest memory
 	answerIn  = time.Minute
 	linuxData = 1 << 20
 )
@@ -26,6 +27,8 @@ const (
 type forwarder struct {
 	fuse int
 	c    *fuseclient.Client
+
+	slots chan struct{} // one for each request that has memory
 
 	mu      sync.Mutex
 	started map[*fuseclient.Request]time.Time
@@ -39,6 +42,7 @@ func forward(fuseFD int, fe *frontend.Frontend) error {
 	f := &forwarder{
 		fuse:    fuseFD,
 		c:       fuseclient.New(fe, fuseclient.Options{Polled: true, MaxData: linuxData}),
+		slots:   make(chan struct{}, inFlight),
 		started: map[*fuseclient.Request]time.Time{},
 	}
 	f.room = sync.NewCond(&f.mu)
@@ -63,6 +67,7 @@ func forward(fuseFD int, fe *frontend.Frontend) error {
 // read takes requests from the kernel.
 func (f *forwarder) read(queue int) error {
 	for {
+		f.slots <- struct{}{}
 		r, err := f.c.Acquire(queue)
 		if err != nil {
 			return err
@@ -72,7 +77,7 @@ func (f *forwarder) read(queue int) error {
 		switch err {
 		case nil:
 		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was interrupted before it was read
-			f.c.Release(r)
+			f.release(r)
 			continue
 		case unix.ENODEV:
 			return nil // unmounted
@@ -88,32 +93,29 @@ func (f *forwarder) read(queue int) error {
 	}
 }
 
+func (f *forwarder) release(r *fuseclient.Request) {
+	f.c.Release(r)
+	<-f.slots
+}
+
 func (f *forwarder) submit(queue int, r *fuseclient.Request, in, data []byte, n int) error {
 	op := fuseclient.Opcode(binary.LittleEndian.Uint32(in[4:]))
 	args, sent := n-inHeader, 0
-	if n > splitAt {
-		if op == fuseclient.OpWrite {
-			args, sent = splitAt-inHeader, n-splitAt
-		} else {
-			copy(in[splitAt:], data[:n-splitAt])
-		}
-	}
-	if forgets(op) && queue != 0 {
-		// The queue of a request is that of its memory.
-		h, err := f.c.Acquire(0)
-		if err != nil {
-			return err
-		}
-		hin, _ := h.Memory()
-		copy(hin, in[:n])
-		f.c.Release(r)
-		h.SetArgs(args)
-		h.NoReply()
-		return f.send(0, h, op)
+	switch {
+	case n <= splitAt:
+	case op == fuseclient.OpWrite || n > len(in):
+		args, sent = splitAt-inHeader, n-splitAt
+	default:
+		copy(in[splitAt:], data[:n-splitAt])
 	}
 	r.SetArgs(args)
 	r.SendData(sent)
-	expect(r, op, in)
+	if forgets(op) {
+		queue = 0
+		r.NoReply()
+	} else {
+		expect(r, op, in)
+	}
 	return f.send(queue, r, op)
 }
 
@@ -127,7 +129,7 @@ func (f *forwarder) send(queue int, r *fuseclient.Request, op fuseclient.Opcode)
 		f.started[r] = time.Now()
 	}
 	for {
-		err := r.SubmitAsIs()
+		err := r.SubmitAsIs(queue)
 		if err == nil {
 			break
 		}
@@ -203,7 +205,7 @@ func (f *forwarder) reap(queue int) {
 			if queue != 0 {
 				f.reply(r)
 			}
-			f.c.Release(r)
+			f.release(r)
 		}
 	}
 }

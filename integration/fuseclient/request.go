@@ -134,8 +134,11 @@ func (r *Request) Submit() error {
 	h := view[fuse.InHeader](r.in)
 	h.Length = uint32(r.inLen + r.dataOut)
 	h.Unique = r.c.nextUnique()
-	return r.SubmitAsIs()
+	return r.submitOn(r.q)
 }
+
+// SubmitAsIs is Submit of a header that is complete, on any queue. Reap of that queue returns it.
+func (r *Request) SubmitAsIs(queue int) error { return r.submitOn(r.c.queues[queue]) }
 
 // Memory is where a request that was made elsewhere goes: header and arguments in one, data in the other. SetArgs,
 // SendData, Expect, ExpectData and NoReply say how much of it counts, and SubmitAsIs sends it.
@@ -155,8 +158,7 @@ func (r *Request) RawReply() (out, data []byte) {
 	return r.out[:outHeaderSize+n], r.data[:r.N-n]
 }
 
-// SubmitAsIs is Submit of a header that is complete.
-func (r *Request) SubmitAsIs() error {
+func (r *Request) submitOn(q *queue) error {
 	r.unique = view[fuse.InHeader](r.in).Unique
 	if !r.noReply {
 		*view[fuse.OutHeader](r.out) = fuse.OutHeader{}
@@ -167,7 +169,7 @@ func (r *Request) SubmitAsIs() error {
 		return err
 	}
 	r.submitted = true
-	return r.q.fq.Submit(&r.chain)
+	return q.fq.Submit(&r.chain)
 }
 
 // complete checks the reply as the guest's kernel does.
