@@ -35,6 +35,8 @@ const (
 	UnshareRange  Capability = "unshare-range"
 	// SeekHole: SEEK_DATA and SEEK_HOLE know real holes.
 	SeekHole Capability = "seek-hole"
+	// SeekUnsynced: they know of data written and not yet synced. Linux's FUSE client with a writeback cache does not.
+	SeekUnsynced Capability = "seek-unsynced"
 	// CopyRange: copy_file_range within the tree.
 	CopyRange Capability = "copy-range"
 
@@ -82,7 +84,7 @@ const (
 // Capabilities is all of them.
 var Capabilities = []Capability{
 	Callers, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, LongLinks, HugeFiles,
-	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, CopyRange,
+	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, SeekUnsynced, CopyRange,
 	RenameNoreplace, RenameExchange, RenameWhiteout,
 	XattrUser, XattrTrusted, XattrSecurity, XattrHuge, ACL,
 	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap,

@@ -216,6 +216,7 @@ var unlinkedCases = []testCase{
 	}},
 	{"data and holes of an unlinked file", nil, func(t *T) {
 		f := t.unlinked(pattern(1000, 1))
+		t.ok(f.Fsync(), "fsync")
 		t.seek(f, 0, unix.SEEK_DATA, 0)
 		t.seek(f, 0, unix.SEEK_HOLE, 1000)
 	}},

@@ -29,7 +29,7 @@ var seekCases = []testCase{
 		t.fails(err, "data behind the last", unix.ENXIO)
 		t.seek(f, 11*block, unix.SEEK_HOLE, 11*block)
 	}},
-	{"data just written, not yet synced, is data", []Capability{SeekHole}, func(t *T) {
+	{"data just written, not yet synced, is data", []Capability{SeekHole, SeekUnsynced}, func(t *T) {
 		f := t.rw("f")
 		t.pwrite(f, pattern(block, 1), 8*block)
 		t.seek(f, 0, unix.SEEK_DATA, 8*block)
@@ -38,6 +38,7 @@ var seekCases = []testCase{
 	{"the end of a full file is a hole", nil, func(t *T) {
 		f := t.rw("f")
 		t.write(f, pattern(10000, 1))
+		t.ok(f.Fsync(), "fsync")
 		t.seek(f, 0, unix.SEEK_HOLE, 10000)
 		t.seek(f, 9999, unix.SEEK_HOLE, 10000)
 		t.seek(f, 0, unix.SEEK_DATA, 0)
@@ -46,6 +47,7 @@ var seekCases = []testCase{
 	{"at or past the end both are ENXIO", nil, func(t *T) {
 		f := t.rw("f")
 		t.write(f, pattern(10000, 1))
+		t.ok(f.Fsync(), "fsync")
 		for _, off := range []int64{10000, 10001, gib} {
 			_, err := f.Lseek(off, unix.SEEK_DATA)
 			t.fails(err, "SEEK_DATA", unix.ENXIO)
@@ -63,12 +65,14 @@ var seekCases = []testCase{
 	{"a negative offset is ENXIO or EINVAL", nil, func(t *T) {
 		f := t.rw("f")
 		t.write(f, []byte("x"))
+		t.ok(f.Fsync(), "fsync")
 		_, err := f.Lseek(-1, unix.SEEK_DATA)
 		t.fails(err, "SEEK_DATA", unix.ENXIO, unix.EINVAL)
 	}},
 	{"the position moves to what was found", nil, func(t *T) {
 		f := t.rw("f")
 		t.write(f, pattern(10000, 1))
+		t.ok(f.Fsync(), "fsync")
 		t.seek(f, 100, unix.SEEK_DATA, 100)
 		t.seek(f, 0, unix.SEEK_CUR, 100)
 		t.seek(f, 0, unix.SEEK_HOLE, 10000)
@@ -93,6 +97,7 @@ var seekCases = []testCase{
 	{"data at 5 GiB is found from the start", []Capability{SeekHole}, func(t *T) {
 		f := t.rw("f")
 		t.pwrite(f, pattern(block, 1), 5*gib)
+		t.ok(f.Fsync(), "fsync")
 		t.seek(f, 0, unix.SEEK_DATA, 5*gib)
 		t.seek(f, 5*gib, unix.SEEK_HOLE, 5*gib+block)
 	}},
