@@ -182,9 +182,8 @@ func (t *Thread) chmod(n *inode, fd int, mode uint32) unix.Errno {
 // truncate sets the size through the file handle that the guest names, or one
 // opened for it.
 func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
-	if t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-		t.cred.dropFsetid()
-		defer t.restoreCaps()
+	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n) {
+		defer t.restorePriv()
 	}
 	if e := errnoOf(t.op.BeginTruncate(&n.dax, in.Size)); e != 0 {
 		return e
@@ -227,15 +226,6 @@ func (t *Thread) utimens(fd int, in *fuse.SetAttrIn) unix.Errno {
 		}
 	}
 	return sysUtimensat(fd, emptyPath, &ts, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
-}
-
-// restoreCaps ends dropFsetid.
-func (t *Thread) restoreCaps() {
-	if !t.cred.restoreCaps() {
-		t.unfit = true
-		t.fs.stats.Bugs.Add(1)
-		t.fs.log.Error("a thread could not get its capabilities back and serves nothing more; restart the daemon")
-	}
 }
 
 // statfs serves FUSE_STATFS.

@@ -22,6 +22,7 @@ type credentials struct {
 	privileged bool // may take other users' identities
 	uid, gid   uint32
 	caps       [2]capData // of the thread as it started
+	joined     bool       // joinGroup has to be undone
 }
 
 func newCredentials() credentials {
@@ -102,5 +103,16 @@ func (c *credentials) dropFsetid() {
 	sysCapset(&caps)
 }
 
-// restoreCaps undoes dropFsetid.
-func (c *credentials) restoreCaps() bool { return sysCapset(&c.caps) == 0 }
+// joinGroup makes gid the group that the thread has to the file system.
+func (c *credentials) joinGroup(gid uint32) {
+	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(gid), 0, 0)
+	c.joined = gid != c.gid
+}
+
+// restoreCaps undoes dropFsetid and joinGroup.
+func (c *credentials) restoreCaps() bool {
+	if c.joined {
+		c.joinGroup(c.gid)
+	}
+	return sysCapset(&c.caps) == 0
+}

@@ -112,9 +112,8 @@ func (t *Thread) write() (int, unix.Errno) {
 		// Another guest or the host may have moved the end of the file.
 		flags = unix.RWF_APPEND
 	}
-	if in.WriteFlags&writeKillSuidgid != 0 && t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
-		t.cred.dropFsetid()
-		defer t.restoreCaps()
+	if in.WriteFlags&writeKillSuidgid != 0 && t.killPriv(n) {
+		defer t.restorePriv()
 	}
 	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {
 		return 0, e
@@ -185,10 +184,9 @@ func (t *Thread) fallocate() (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
-	if t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && t.hdr.Uid != 0 {
-		// The request has no flag for it, and the guest leaves it to us.
-		t.cred.dropFsetid()
-		defer t.restoreCaps()
+	// The request has no flag for it, and the guest leaves it to us.
+	if t.hdr.Uid != 0 && t.killPriv(n) {
+		defer t.restorePriv()
 	}
 	for {
 		e := errnoOf(unix.Fallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length)))
@@ -196,6 +194,12 @@ func (t *Thread) fallocate() (int, unix.Errno) {
 			return 0, e
 		}
 	}
+}
+
+// killsUnasked says whether set-id bits have to go at a change of data whose
+// request has no flag for it: the guest leaves that to us.
+func (t *Thread) killsUnasked() bool {
+	return t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && t.hdr.Uid != 0
 }
 
 // copyFileRange serves FUSE_COPY_FILE_RANGE, whose reply counts in 32 bits.
@@ -244,6 +248,10 @@ func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
+	// As for FALLOCATE.
+	if t.hdr.Uid != 0 && t.killPriv(to) {
+		defer t.restorePriv()
+	}
 	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 	for {
 		n, err := unix.CopyFileRange(src.fd, &offIn, dst.fd, &offOut, int(length), 0)

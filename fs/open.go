@@ -37,9 +37,8 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 	if e := t.fs.budget.reserveFile(); e != 0 {
 		return 0, 0, e
 	}
-	if killPriv && flags&unix.O_TRUNC != 0 && t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
-		t.cred.dropFsetid()
-		defer t.restoreCaps()
+	if killPriv && flags&unix.O_TRUNC != 0 && t.killPriv(n) {
+		defer t.restorePriv()
 	}
 	if flags&unix.O_TRUNC != 0 && n.typ == unix.S_IFREG {
 		if e := errnoOf(t.op.BeginOpenTrunc(&n.dax)); e != 0 {
@@ -54,6 +53,12 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 		nonblock = unix.O_NONBLOCK
 	}
 	fd, e := n.openFile(t, flags|nonblock)
+	if e == unix.EPERM && flags&unix.O_NOATIME != 0 && !t.fs.opts.PreserveNoatime {
+		// The guest's kernel has let the caller have it, but the host's lets
+		// only the owner and the privileged.
+		flags &^= unix.O_NOATIME
+		fd, e = n.openFile(t, flags|nonblock)
+	}
 	if e == unix.EPERM && asked&unix.O_APPEND != 0 {
 		// An append-only inode takes no other writer; all its writes append.
 		flags |= unix.O_APPEND
@@ -74,9 +79,6 @@ func (t *Thread) hostFlags(flags int) (int, unix.Errno) {
 	// The guest computes offsets for O_APPEND itself or says so per write,
 	// and may change the flag later.
 	flags &^= unix.O_APPEND | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_CLOEXEC
-	if !t.fs.opts.PreserveNoatime {
-		flags &^= unix.O_NOATIME
-	}
 	if !t.fs.opts.AllowDirectIO {
 		flags &^= unix.O_DIRECT
 	}

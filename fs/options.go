@@ -71,7 +71,7 @@ type Options struct {
 
 	InodeFileHandles FileHandles
 	KillprivV2       Auto
-	PreserveNoatime  bool // pass O_NOATIME on to the host
+	PreserveNoatime  bool // fail where the host refuses O_NOATIME, instead of doing without
 	PosixLock        bool // forward fcntl locks as OFD locks
 	Flock            bool // forward flock locks
 

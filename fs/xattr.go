@@ -72,7 +72,7 @@ func (t *Thread) setxattr() (int, unix.Errno) {
 	defer n.drop()
 	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
 		t.cred.dropFsetid()
-		defer t.restoreCaps()
+		defer t.restorePriv()
 	}
 	return 0, t.setXattrFD(fd, name, rest[:in.Size], in.Flags)
 }

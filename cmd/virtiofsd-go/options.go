@@ -132,7 +132,7 @@ func optionTable(c *config) []option {
 		{name: "no-killpriv-v2", value: autoFlag{&o.KillprivV2, fs.Off},
 			help: "Leave clearing set-id bits to the guest."},
 		{name: "preserve-noatime", value: yes(&o.PreserveNoatime),
-			help: "Pass O_NOATIME on to the host instead of dropping it. Needs the right to use it on every file."},
+			help: "Refuse to open a file with O_NOATIME where the host does not let the daemon have it, which for a user who is not root are the files of others. By default it is left out then."},
 		{name: "posix-lock", value: yes(&o.PosixLock),
 			help: "Pass the fcntl locks of the guest on to the host, so that they hold against other guests and the host too."},
 		{name: "flock", value: yes(&o.Flock),
