@@ -179,6 +179,26 @@ func TestPanicOfTheServerIsAnswered(t *testing.T) {
 	eventually(t, "only the readers' threads are left", func() bool { return e.threads.Load() == 1 })
 }
 
+func TestPanicsOfWorkersUseUpNoThread(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{Workers: 2})
+	q := m.queues[1]
+	q.start()
+	for range 6 {
+		if r := q.do(0, "die"); r.written != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	for s := range 6 {
+		q.submit(s, "die")
+	}
+	q.doKick()
+	for range 6 {
+		q.next()
+	}
+	close(e.release)
+	q.expect(q.do(0, "block"), "block")
+}
+
 func TestLengthThatCannotBeIsAnsweredWithZero(t *testing.T) {
 	m, _ := newEchoMachine(t, device.Options{})
 	q := m.queues[1]
@@ -353,6 +373,24 @@ func TestLateRequestIsCompletedWhenTheRingGoesOn(t *testing.T) {
 			t.Errorf("served %d requests", n)
 		}
 	})
+	t.Run("with an in-flight region", func(t *testing.T) {
+		m, e := newEchoMachine(t, device.Options{Workers: 1, StopLimit: 50 * time.Millisecond})
+		q := m.queues[1]
+		q.inflight = mapped(t, vhostuser.InflightQueueSize(false, queueSize))
+		q.start()
+		q.submit(0, "block")
+		q.doKick()
+		eventually(t, "it is being served", func() bool { return e.blocking.Load() == 1 })
+		q.tryStop()
+		q.start()
+		q.expect(q.do(5, "others"), "others")
+		close(e.release)
+		q.expect(q.next(), "block")
+		q.none()
+		if n := e.served.Load(); n != 2 {
+			t.Errorf("served %d requests", n)
+		}
+	})
 	t.Run("served after two stops", func(t *testing.T) {
 		_, e, q := lateRequest(t)
 		q.start()
@@ -364,6 +402,28 @@ func TestLateRequestIsCompletedWhenTheRingGoesOn(t *testing.T) {
 		q.expect(q.next(), "block")
 		q.none()
 	})
+}
+
+// A reader that is stuck does not keep to itself what it had completed before.
+func TestStopPublishesWhatAStuckReaderHasDone(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{StopLimit: 50 * time.Millisecond})
+	q := m.queues[1]
+	q.start()
+	q.submit(0, "fast")
+	q.submit(1, "block")
+	q.doKick()
+	eventually(t, "the reader is stuck", func() bool { return e.blocking.Load() == 1 })
+	if q.tryStop() == nil {
+		t.Error("the front-end's log has no word about it")
+	}
+	if r, ok := q.poll(); !ok || r.text != "fast" {
+		t.Errorf("got %+v, %v", r, ok)
+	}
+	q.start()
+	q.expect(q.do(2, "others"), "others")
+	close(e.release)
+	q.expect(q.next(), "block")
+	q.none()
 }
 
 func TestLateRequestHoldsUpTheReset(t *testing.T) {

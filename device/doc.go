@@ -1,4 +1,54 @@
-// Package device is the virtio device between the vhost-user session and a
-// request server: it implements [vhostuser.Device] over virtqueue, runs one
-// reader per queue and the workers behind them, and knows nothing about FUSE.
+// Package device is the virtio file system device between the vhost-user session
+// and the server of requests: it implements [vhostuser.Device] over package
+// virtqueue, and knows nothing about FUSE. What it asks of the server above it
+// is in server.go.
+//
+// # Threads
+//
+// Each started ring has one reader, on an OS thread of its own: it sleeps in one
+// system call until the driver kicks (wait.go), takes every available chain,
+// has it served right there, and publishes the batch with one store and at most
+// one call of the driver (run.go). Queue 0 is hiprio; it shares nothing with the
+// others but the workers.
+//
+// What the server does not want to do on a reader goes to a crew (crew.go): the
+// pool, a bounded number of workers for requests that may block, or the
+// waiters, for requests that wait for what others do, a lock. These threads
+// start when they are needed and end when they are idle, so that an idle device
+// neither wakes up nor has threads beside its readers.
+//
+// OS threads are never given back to the Go scheduler: they end with their
+// goroutine, since the server may have changed their credentials.
+//
+// # Stop
+//
+// A stop ends the reader, has waiting requests cut short ([Interrupter]), and
+// waits for the rest, but not for ever. Chains that were cut short are served
+// again when the ring goes on from the same place; those that outlast the stop
+// are completed then. When the driver begins anew they are dropped, and the
+// server is reset only after the last of them.
+//
+// # Trust
+//
+// What the guest can break, a chain or a whole ring, is answered, counted, and
+// logged once per kind and interval; other queues go on. The server is trusted;
+// if it panics all the same, that request gets an error and that thread is not
+// used any more. What may call the device, and when, is up to the session.
+//
+// # Locks
+//
+//	ring.mu        what a ring keeps from one life to the next
+//	  run.mu       one life: completion, requests with workers
+//	    Queue.mu   of package virtqueue
+//	crew.mu        threads and waiting requests; nothing is taken under it
+//	signaller.mu   replacing an eventfd; signalling takes none
+//
+// No lock is held while a request is served, nor across a system call that may
+// wait.
+//
+// # Tests
+//
+// go test -race ./device has a driver in memory of its own and a server that
+// blocks, waits and panics on command. BenchmarkRequests is what the device costs
+// beside its server.
 package device

@@ -17,6 +17,7 @@ import (
 //	block   not on a reader; waits for release
 //	wait    not on a reader or a worker; waits for release or an interrupt
 //	panic   panics
+//	die     not on a reader; panics
 //	long    claims to have written more than there is
 type echo struct {
 	release  chan struct{}
@@ -105,6 +106,11 @@ func (t *echoThread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (uin
 func (t *echoThread) before(q int, text []byte, mayBlock bool) device.Verdict {
 	word, _, _ := bytes.Cut(text, []byte(" "))
 	switch string(word) {
+	case "die":
+		if !mayBlock {
+			return device.Again
+		}
+		fallthrough
 	case "panic":
 		t.spoilt = true
 		panic("as told")
