@@ -363,3 +363,119 @@ func TestGuestThatChangesWhatIsBeingRead(t *testing.T) {
 		})
 	}
 }
+
+// TestBrokenChainsOfAPackedRing puts one broken chain into a fresh ring, and a good one behind it.
+func TestBrokenChainsOfAPackedRing(t *testing.T) {
+	ours(t)
+	outside := uint64(1) << 50
+	const next, indirect = frontend.DescNext, frontend.DescIndirect
+	cases := []struct {
+		name  string
+		fate  int
+		build func(g *rawGuest) []frontend.Desc
+	}{
+		{"request outside memory", completes, func(g *rawGuest) []frontend.Desc {
+			return []frontend.Desc{{Addr: outside, Len: getattr}, g.out()}
+		}},
+		{"readable after writable", completes, func(g *rawGuest) []frontend.Desc { return []frontend.Desc{g.out(), g.in()} }},
+		{"empty descriptors", completes, func(g *rawGuest) []frontend.Desc {
+			return []frontend.Desc{{Addr: g.mem}, g.write(g.mem, 0)}
+		}},
+		{"no room for a reply", completes, func(g *rawGuest) []frontend.Desc { return []frontend.Desc{g.in()} }},
+		{"an indirect table of 17 bytes", completes, func(g *rawGuest) []frontend.Desc {
+			return []frontend.Desc{{Addr: g.mem + tableAt, Len: 17, Flags: indirect}}
+		}},
+		{"an indirect table of nothing", completes, func(g *rawGuest) []frontend.Desc {
+			return []frontend.Desc{{Addr: g.mem + tableAt, Flags: indirect}}
+		}},
+		{"an indirect table of 4 GiB", completes, func(g *rawGuest) []frontend.Desc {
+			return []frontend.Desc{{Addr: g.mem + tableAt, Len: ^uint32(15), Flags: indirect}}
+		}},
+		{"an indirect table outside memory", completes, func(g *rawGuest) []frontend.Desc {
+			return []frontend.Desc{{Addr: outside, Len: 32, Flags: indirect}}
+		}},
+		{"an indirect table in an indirect table", completes, func(g *rawGuest) []frontend.Desc {
+			g.raw.PutDesc(g.mem+tableAt, 0, frontend.Desc{Addr: g.mem + tableAt, Len: 16, Flags: indirect})
+			return []frontend.Desc{{Addr: g.mem + tableAt, Len: 16, Flags: indirect}}
+		}},
+		{"an indirect descriptor that has a next", completes, func(g *rawGuest) []frontend.Desc {
+			g.raw.PutDesc(g.mem+tableAt, 0, g.in())
+			return []frontend.Desc{{Addr: g.mem + tableAt, Len: 16, Flags: indirect}, g.out()}
+		}},
+		{"a chain as long as the ring", stops, func(g *rawGuest) []frontend.Desc {
+			var list []frontend.Desc
+			for range g.q.Size() {
+				list = append(list, g.in())
+			}
+			list[len(list)-1].Flags = next // it goes on
+			return list
+		}},
+		{"a chain whose end is not available yet", stops, func(g *rawGuest) []frontend.Desc {
+			d := g.in()
+			d.Flags = next
+			return []frontend.Desc{d}
+		}},
+		{"an id past the ring", stops, func(g *rawGuest) []frontend.Desc {
+			in, out := g.in(), g.out()
+			in.ID, out.ID = 65535, 65535
+			return []frontend.Desc{in, out}
+		}},
+	}
+	d := daemontest.Start(t, t.TempDir())
+	fe := daemontest.Connect(t, d, frontend.Options{Packed: true, QueueSize: 64})
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			g := newRawGuest(t, fe)
+			list := c.build(g)
+			at := g.submitPacked(list)
+			if c.fate == completes && !g.usedPacked(at, time.Second) {
+				t.Error("the chain did not come back")
+			} else if c.fate == completes {
+				g.request(104, 26, 2, 0)
+				copy(fe.Mem.Bytes(g.mem+40, 8), []byte{7, 0, 0, 0, 45})
+				at = g.submitPacked([]frontend.Desc{{Addr: g.mem, Len: 104}, g.write(g.mem+replyAt, 80)})
+				if !g.usedPacked(at, 5*time.Second) || g.status() != 0 {
+					t.Errorf("a good request behind it: status %d", g.status())
+				}
+			} else {
+				time.Sleep(20 * time.Millisecond)
+			}
+			must(t, fe.Reset())
+			must(t, fe.Start())
+		})
+		select {
+		case <-d.Done():
+			t.Fatalf("%s ended the daemon", c.name)
+		default:
+		}
+	}
+	after := fuseclient.New(fe, fuseclient.Options{})
+	defer after.Close()
+	must(t, after.Init())
+	alive(t, after)
+}
+
+// submitPacked writes a chain from the next descriptor on, and returns where it begins.
+func (g *rawGuest) submitPacked(list []frontend.Desc) int {
+	first := int(g.idx)
+	for i, d := range list {
+		d.Flags |= frontend.DescAvail
+		if i < len(list)-1 {
+			d.Flags |= frontend.DescNext
+		}
+		g.raw.PutDesc(g.q.DescGPA, first+i, d)
+	}
+	g.idx += uint16(len(list))
+	must(g.t, g.q.ForceKick())
+	return first
+}
+
+func (g *rawGuest) usedPacked(at int, d time.Duration) bool {
+	const both = frontend.DescAvail | frontend.DescUsed
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(200 * time.Microsecond) {
+		if g.raw.PackedFlags(at)&both == both {
+			return true
+		}
+	}
+	return false
+}

@@ -72,11 +72,11 @@ type ring interface {
 	restore(known uint32) uint32
 
 	// room says whether c.descs descriptors are free, nextHead which head the next chain gets. add makes a chain
-	// available, as its segments or as one indirect descriptor. needsKick says whether the device wants to hear of
+	// available, as its segments or, if it is alone, as one indirect descriptor of table. needsKick says whether the device wants to hear of
 	// what was added since it was last asked.
 	room(n int) bool
 	nextHead() uint16
-	add(c *Chain, indirect *Seg)
+	add(c *Chain, table Seg)
 	needsKick() bool
 
 	// ready says whether there is a used element, pop reads it, release frees the chain that it names. arm asks for
@@ -228,15 +228,14 @@ func (q *Queue) Submit(c *Chain) error {
 	if !q.ring.room(c.descs) {
 		return ErrFull
 	}
-	var indirect *Seg
+	var table Seg
 	if c.alone {
-		seg, err := q.fillTable(c, n)
-		if err != nil {
+		var err error
+		if table, err = q.fillTable(c, n); err != nil {
 			return err
 		}
-		indirect = &seg
 	}
-	q.ring.add(c, indirect)
+	q.ring.add(c, table)
 	q.outstanding[c.Head] = c
 	q.inFlight++
 	return nil

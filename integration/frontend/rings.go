@@ -67,11 +67,11 @@ func (r *splitRing) reset() {
 
 func (r *splitRing) room(n int) bool { return n <= r.free }
 
-func (r *splitRing) add(c *Chain, indirect *Seg) {
+func (r *splitRing) add(c *Chain, table Seg) {
 	c.Head = r.freeHead
 	at := r.freeHead
-	if indirect != nil {
-		putDesc(r.desc[16*int(at):], *indirect, descIndirect, 0)
+	if c.alone {
+		putDesc(r.desc[16*int(at):], table, descIndirect, 0)
 		r.freeHead = r.next[at]
 	} else {
 		left := c.descs
@@ -189,7 +189,7 @@ func (r *packedRing) reset() {
 
 func (r *packedRing) room(n int) bool { return n <= r.freeDescs && len(r.free) > 0 }
 
-func (r *packedRing) add(c *Chain, indirect *Seg) {
+func (r *packedRing) add(c *Chain, table Seg) {
 	c.Head = r.free[len(r.free)-1]
 	r.free = r.free[:len(r.free)-1]
 	first, firstFlags := r.next, uint16(0)
@@ -212,8 +212,8 @@ func (r *packedRing) add(c *Chain, indirect *Seg) {
 			r.next, r.wrap = 0, !r.wrap
 		}
 	}
-	if indirect != nil {
-		put(*indirect, descIndirect)
+	if c.alone {
+		put(table, descIndirect)
 	} else {
 		for _, s := range c.Readable {
 			put(s, 0)

@@ -44,6 +44,7 @@ type Client struct {
 	unique atomic.Uint64
 	turn   atomic.Uint32
 	stop   chan struct{}
+	closed atomic.Bool
 	wg     sync.WaitGroup
 
 	// Sent and Got are the two halves of INIT, and Flags what is in force after it.
@@ -101,7 +102,7 @@ func New(fe *frontend.Frontend, o Options) *Client {
 
 // Close ends the client's goroutines; it sends nothing. Requests in flight are failed.
 func (c *Client) Close() {
-	if c.opts.Polled {
+	if c.opts.Polled || c.closed.Swap(true) {
 		return
 	}
 	close(c.stop)

@@ -53,6 +53,14 @@ func (c *Client) checkInit(out fuse.InitOut) {
 	}
 }
 
+// Raw sends any body to any operation, and takes a reply of up to room bytes.
+func (c *Client) Raw(op Opcode, node uint64, args []byte, room int) error {
+	r := c.begin(op, node, Caller{})
+	r.Append(args)
+	r.Expect(room, true)
+	return c.finish(r, nil)
+}
+
 // Destroy is the last unmount.
 func (c *Client) Destroy() error {
 	return c.finish(c.begin(OpDestroy, 0, Caller{}), nil)
