@@ -196,12 +196,6 @@ func (t *Thread) fallocate() (int, unix.Errno) {
 	}
 }
 
-// killsUnasked says whether set-id bits have to go at a change of data whose
-// request has no flag for it: the guest leaves that to us.
-func (t *Thread) killsUnasked() bool {
-	return t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) && t.hdr.Uid != 0
-}
-
 // copyFileRange serves FUSE_COPY_FILE_RANGE, whose reply counts in 32 bits.
 func (t *Thread) copyFileRange() (int, unix.Errno) {
 	done, e := t.copyRange(1<<32 - 4096)

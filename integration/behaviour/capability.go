@@ -49,6 +49,9 @@ const (
 	XattrUser     Capability = "xattr-user"
 	XattrTrusted  Capability = "xattr-trusted"
 	XattrSecurity Capability = "xattr-security"
+	// TrustedHidden: others than root do not see the names of trusted attributes in a list. Linux's FUSE client shows
+	// what the daemon lists, which is not told who asks.
+	TrustedHidden Capability = "trusted-hidden"
 	// XattrHuge: values of 64 KiB.
 	XattrHuge Capability = "xattr-huge"
 	// ACL: system.posix_acl_access and _default, obeyed and inherited.
@@ -86,7 +89,7 @@ var Capabilities = []Capability{
 	Callers, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, LongLinks, HugeFiles,
 	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, SeekUnsynced, CopyRange,
 	RenameNoreplace, RenameExchange, RenameWhiteout,
-	XattrUser, XattrTrusted, XattrSecurity, XattrHuge, ACL,
+	XattrUser, XattrTrusted, XattrSecurity, TrustedHidden, XattrHuge, ACL,
 	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap,
 	Btime, Atime, WideTimes, FineTimes, DirNlink, BlockCount,
 }

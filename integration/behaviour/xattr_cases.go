@@ -239,9 +239,15 @@ var xattrCases = []testCase{
 		t.fails(fs.Setxattr("f", "trusted.a", []byte("w"), 0), "setxattr by a user", unix.EPERM)
 		_, err := fs.Getxattr("f", "trusted.a", nil)
 		t.fails(err, "getxattr by a user", unix.ENODATA)
-		got := attrs(t, func(p []byte) (int, error) { return fs.Listxattr("f", p) }, "trusted.")
-		equal(t, len(got), 0, "trusted attributes that a user lists")
+		t.fails(fs.Removexattr("f", "trusted.a"), "removexattr by a user", unix.EPERM)
 		t.ok(t.Removexattr("f", "trusted.a"), "removexattr")
+	}},
+	{"trusted attributes are listed to root only", []Capability{XattrTrusted, TrustedHidden, Callers}, func(t *T) {
+		t.file("f", nil)
+		t.ok(t.Setxattr("f", "trusted.a", []byte("v"), 0), "setxattr")
+		equal(t, len(attrs(t, func(p []byte) (int, error) { return t.Listxattr("f", p) }, "trusted.")), 1, "names to root")
+		user := t.user(1000)
+		equal(t, len(attrs(t, func(p []byte) (int, error) { return user.Listxattr("f", p) }, "trusted.")), 0, "names to a user")
 	}},
 	{"links have trusted attributes", []Capability{XattrTrusted}, func(t *T) {
 		t.symlink("x", "l")

@@ -139,6 +139,8 @@ func (v *view) Lacks(c behaviour.Capability) string {
 		return "ACLs are not obeyed here"
 	case behaviour.SpecialOpen:
 		return "no pipes and devices here"
+	case behaviour.TrustedHidden:
+		return "Linux's FUSE lists what the daemon lists"
 	case behaviour.CollapseRange, behaviour.InsertRange, behaviour.UnshareRange:
 		return "Linux's FUSE refuses this mode"
 	case behaviour.Flock:
