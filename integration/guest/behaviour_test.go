@@ -1,12 +1,14 @@
 package guest_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,102 +17,123 @@ import (
 	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
 )
 
-// behaviourScale divides the suite's large counts: software emulation is some 20 times slower than the host.
-const behaviourScale = "8"
+const behaviourPackage = "github.com/virtiofsd-go/virtiofsd-go/integration/behaviour/hostfs"
 
-// notOverFUSE are capabilities of the host's file system that Linux's FUSE client refuses by itself.
-var notOverFUSE = []string{"collapse-range", "insert-range", "unshare-range"}
+// notCarried is what FUSE in the guest's kernel does not pass on, whatever the daemon can do (fuse_file_fallocate).
+// Cases that need one of these may be skipped in the guest where the host runs them.
+var notCarried = []string{"collapse-range", "insert-range", "unshare-range"}
 
-// TestBehaviour runs the behaviour suite on a share in a guest. What the host's directory can do must not be missing
-// there, but for what the protocol or the daemon's options leave out.
-func TestBehaviour(t *testing.T) {
-	findAssets(t)
+// TestBehaviourInGuest runs the behaviour suite on the host's file system and, in a guest, on the same file system
+// through the daemon. A case that passes on the host must pass in the guest.
+func TestBehaviourInGuest(t *testing.T) {
 	suite := filepath.Join(t.TempDir(), "behaviour.test")
-	build := exec.Command("go", "test", "-c", "-o", suite, "github.com/virtiofsd-go/virtiofsd-go/integration/behaviour/hostfs")
+	build := exec.Command("go", "test", "-c", "-o", suite, behaviourPackage)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the suite: %v\n%s", err, out)
 	}
-	everything := []string{"--xattr", "--posix-acl=auto", "--posix-lock", "--flock", "--preserve-noatime"}
-	for _, c := range []struct {
-		name    string
-		options []string
-		without []string // capabilities
-	}{
-		{"defaults", nil, []string{"xattr-user", "xattr-trusted", "xattr-security", "xattr-huge", "acl"}},
-		{"everything", everything, nil},
-		{"no-cache", append([]string{"--cache=never", "--allow-mmap", "--allow-direct-io"}, everything...), nil},
-		{"writeback", append([]string{"--writeback", "--cache=always"}, everything...), nil},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			require := slices.DeleteFunc(hostCapabilities(t, suite, dir), func(s string) bool {
-				return slices.Contains(notOverFUSE, s) || slices.Contains(c.without, s)
-			})
-			vm := mounted(t, dir, guest.Share{RequestQueues: ownQueues()}, c.options...)
-			runSuite(t, vm, suite, "/mnt", require)
+	findAssets(t)
+
+	host := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), suite, "-test.v=test2json", "-test.run=^TestBehaviour$")
+	cmd.Env = append(os.Environ(), "BEHAVIOUR_DIR="+host, "BEHAVIOUR_SCALE=20")
+	var hostOutput bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &hostOutput, &hostOutput
+	var status *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &status) {
+		t.Fatal(err)
+	}
+	onHost := cases(t, &hostOutput)
+	if len(onHost) == 0 {
+		t.Fatalf("the suite ran nothing on the host:\n%s", hostOutput.String())
+	}
+
+	vm := mounted(t, t.TempDir(), guest.Share{RequestQueues: ownQueues()}, "--xattr", "--posix-acl", "--allow-direct-io")
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	if err := vm.CopyIn(ctx, suite, "/tmp/behaviour.test"); err != nil {
+		t.Fatal(err)
+	}
+	var guestOutput bytes.Buffer
+	err := vm.Exec(ctx, guest.Command{
+		Script: "umask 0; chmod 777 /mnt; cd /tmp && BEHAVIOUR_DIR=/mnt BEHAVIOUR_SCALE=20 ./behaviour.test -test.v=test2json -test.run='^TestBehaviour$' 2>&1",
+		Stdout: &guestOutput,
+	})
+	var exit *guest.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Errorf("the suite did not end: %v\n%s", err, lastLines(guestOutput.String(), 40))
+	}
+	if err := os.WriteFile(filepath.Join(t.ArtifactDir(), "behaviour.log"), guestOutput.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	inGuest := cases(t, &guestOutput)
+	for _, name := range sortedKeys(onHost) {
+		t.Run(name, func(t *testing.T) {
+			want, got := onHost[name], inGuest[name]
+			switch {
+			case want.action != "pass":
+				t.Skipf("it does not pass on the host either: %s", lastLines(want.output, 3))
+			case got == nil:
+				t.Error("it was not run in the guest")
+			case got.action == "skip" && slices.ContainsFunc(notCarried, func(c string) bool { return strings.Contains(got.output, "no "+c+":") }):
+				t.Skip(lastLines(got.output, 1))
+			case got.action != "pass":
+				t.Errorf("%s in the guest:\n%s", got.action, got.output)
+			}
 		})
 	}
 }
 
-var capabilityList = regexp.MustCompile(`BEHAVIOUR_REQUIRE=(\S*)`)
-
-// hostCapabilities asks the suite itself, in a process of its own because it changes the mask and the ids of its threads.
-func hostCapabilities(t *testing.T, suite, dir string) []string {
-	t.Helper()
-	cmd := exec.Command(suite, "-test.run=^TestCapabilities$", "-test.v")
-	cmd.Env = append(os.Environ(), "BEHAVIOUR_DIR="+dir)
-	out, err := cmd.CombinedOutput()
-	match := capabilityList.FindSubmatch(out)
-	if err != nil || match == nil {
-		t.Fatalf("ask for the host's capabilities: %v\n%s", err, out)
-	}
-	return strings.Split(string(match[1]), ",")
+// result is how a case of the suite ended.
+type result struct {
+	action string // pass, fail or skip
+	output string
 }
 
-// runSuite runs the suite in a directory of a guest and passes on what failed. The whole output is an artifact.
-func runSuite(t *testing.T, vm *guest.VM, suite, dir string, require []string) {
+// cases reads a test binary's output. Names are those below TestBehaviour: group/case.
+func cases(t *testing.T, output io.Reader) map[string]*result {
 	t.Helper()
-	if err := vm.CopyIn(t.Context(), suite, "/tmp/behaviour.test"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
-	defer cancel()
-	start := time.Now()
-	err := vm.Exec(ctx, guest.Command{
-		Script: "BEHAVIOUR_DIR=" + dir + " BEHAVIOUR_SCALE=" + behaviourScale + " BEHAVIOUR_REQUIRE=" + strings.Join(require, ",") +
-			" /tmp/behaviour.test -test.run='^TestBehaviour$' -test.v -test.timeout=19m >/tmp/behaviour.log 2>&1",
-		Dir: "/tmp",
-	})
-	took := time.Since(start).Round(time.Second)
-	out, cerr := vm.CopyOut(t.Context(), "/tmp/behaviour.log")
-	if cerr != nil {
-		t.Fatal(errors.Join(err, cerr))
-	}
-	log := filepath.Join(t.ArtifactDir(), "behaviour.log")
-	if werr := os.WriteFile(log, out, 0o644); werr != nil {
-		t.Error(werr)
-	}
+	convert := exec.Command("go", "tool", "test2json")
+	convert.Stdin, convert.Stderr = output, os.Stderr
+	events, err := convert.Output()
 	if err != nil {
-		t.Errorf("%v; all of it is in %s\n%s", err, log, failures(string(out)))
+		t.Fatalf("go tool test2json: %v", err)
 	}
-	summary := regexp.MustCompile(`\d+ cases run.*`).Find(out)
-	t.Logf("%s, in %v", summary, took)
-}
-
-// failures are the lines of go test -v about what failed.
-func failures(out string) string {
-	var failed strings.Builder
-	for line := range strings.Lines(out) {
-		for _, mark := range []string{"--- FAIL", "_cases.go:", "case.go:", "run.go:", "panic:"} {
-			if strings.Contains(line, mark) && !strings.Contains(line, ": no ") {
-				failed.WriteString(line)
-				break
-			}
+	found := map[string]*result{}
+	for d := json.NewDecoder(bytes.NewReader(events)); ; {
+		var e struct{ Action, Test, Output string }
+		if err := d.Decode(&e); errors.Is(err, io.EOF) {
+			return found
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		parts := strings.SplitN(e.Test, "/", 4)
+		if len(parts) < 3 {
+			continue
+		}
+		name := parts[1] + "/" + parts[2]
+		if found[name] == nil {
+			found[name] = &result{action: "fail"} // unless it is said to have ended otherwise
+		}
+		switch {
+		case e.Action == "output" && !strings.HasPrefix(e.Output, "==="):
+			found[name].output += e.Output
+		case len(parts) == 3 && (e.Action == "pass" || e.Action == "skip"):
+			found[name].action = e.Action
 		}
 	}
-	if failed.Len() == 0 {
-		return out[max(0, len(out)-4000):]
+}
+
+func sortedKeys(m map[string]*result) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
 	}
-	return failed.String()
+	slices.Sort(keys)
+	return keys
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -116,7 +116,7 @@ func (vm *VM) Exec(ctx context.Context, c Command) error {
 		return vm.exit(err)
 	case <-vm.proc.done:
 		return vm.explain(errEnded)
-	case <-vm.console.bad:
+	case <-vm.console.ended():
 		// The answer may have been on its way.
 		select {
 		case err := <-ended:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"sync"
 )
 
@@ -56,6 +57,32 @@ func (c *console) Write(b []byte) (int, error) {
 		c.line = rest
 	}
 	return c.file.Write(b)
+}
+
+// ended is closed when a fatal line has come.
+func (c *console) ended() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bad
+}
+
+// forgive forgets what has been seen, for a machine that was reset.
+func (c *console) forgive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fault, c.line = "", nil
+	if c.dead {
+		c.dead, c.bad = false, make(chan struct{})
+	}
+}
+
+// lostPatch tells whether the kernel died of an emulator's fault: software emulation with a thread for each CPU
+// sometimes lets one run into the breakpoint that another has just taken back while it patches kernel code, which
+// kernels do a lot of while they boot.
+func (c *console) lostPatch() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.Contains(c.fault, "Oops: int3")
 }
 
 // err is the first trouble seen.

@@ -52,7 +52,7 @@ func (vm *VM) pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	case <-vm.proc.done:
 		return errEnded
-	case <-vm.console.bad:
+	case <-vm.console.ended():
 		return vm.Fault()
 	case <-time.After(d):
 		return nil
@@ -85,23 +85,34 @@ func (vm *VM) QMP(command string, arguments map[string]any) (json.RawMessage, er
 func (vm *VM) Reset(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
+	if err := vm.Fault(); err != nil {
+		return err
+	}
+	if err := vm.resetMachine(ctx); err != nil {
+		return vm.explain(err)
+	}
+	if err := vm.awaitBoot(ctx); err != nil {
+		return vm.explain(err)
+	}
+	return nil
+}
+
+func (vm *VM) resetMachine(ctx context.Context) error {
 	select {
 	case <-vm.resets: // one that was not asked for here
 	default:
 	}
 	vm.dropAgent()
 	if _, err := vm.QMP("system_reset", nil); err != nil {
-		return vm.explain(err)
+		return err
 	}
 	select {
 	case <-vm.resets:
 	case <-vm.proc.done:
-		return vm.explain(errEnded)
+		return errEnded
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := vm.connectAgent(ctx); err != nil {
-		return vm.explain(err)
-	}
+	vm.console.forgive()
 	return nil
 }

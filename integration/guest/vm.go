@@ -94,10 +94,23 @@ func Start(ctx context.Context, a *Assets, c Config) (_ *VM, err error) {
 		<-monitor
 		return nil, fmt.Errorf("QEMU does not answer; a daemon may not answer it: %w", ctx.Err())
 	}
-	if err := vm.connectAgent(ctx); err != nil {
+	if err := vm.awaitBoot(ctx); err != nil {
 		return nil, vm.explain(err)
 	}
 	return vm, nil
+}
+
+// awaitBoot waits for the agent, and gives a kernel that an emulator has felled another chance.
+func (vm *VM) awaitBoot(ctx context.Context) error {
+	for attempt := 1; ; attempt++ {
+		err := vm.connectAgent(ctx)
+		if err == nil || attempt == 3 || ctx.Err() != nil || !vm.console.lostPatch() {
+			return err
+		}
+		if err := vm.resetMachine(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 func (vm *VM) socket(name string) string { return filepath.Join(vm.dir, name) }
@@ -196,7 +209,7 @@ func (vm *VM) Stop(ctx context.Context) error {
 	case <-vm.proc.done:
 	case <-ctx.Done():
 		err = errors.New("the guest did not power off")
-	case <-vm.console.bad:
+	case <-vm.console.ended():
 	case err = <-refused:
 		// Broken by the end of the guest, or for a reason.
 		if vm.proc.wait(lastWords) {

@@ -26,7 +26,7 @@ func TestFioVerifies(t *testing.T) {
 		{"psync", "--ioengine=psync --rw=randrw --bs=4k --size=24m --numjobs=2"},
 		{"psync-large", "--ioengine=psync --rw=write --bs=1m --size=128m"},
 		{"psync-direct", "--ioengine=psync --direct=1 --rw=randwrite --bs=4k-64k --size=32m"},
-		{"psync-unaligned", "--ioengine=psync --rw=randwrite --bs=13 --bsrange=1-9999 --bs_unaligned --size=4m --verify_interval=0"},
+		{"psync-unaligned", "--ioengine=psync --rw=randwrite --bsrange=128-9999 --bs_unaligned --size=4m"},
 		{"libaio-direct", "--ioengine=libaio --iodepth=32 --direct=1 --rw=randwrite --bs=16k --size=32m"},
 		{"io_uring", "--ioengine=io_uring --iodepth=16 --rw=randwrite --bs=8k --size=32m"},
 		{"mmap", "--ioengine=mmap --rw=randwrite --bs=4k --size=16m"},
