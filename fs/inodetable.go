@@ -45,8 +45,8 @@ func (it *inodeTable) claimPinned(k inodeKey, btime unix.StatxTimestamp) *inode 
 
 // claimOrAdd adds a lookup to the inode with the identity of st. The O_PATH
 // descriptor fd, taken out of the budget, becomes the inode's if it is new or
-// had none, and is closed otherwise.
-func (it *inodeTable) claimOrAdd(f *FS, st *unix.Statx_t, fd int) (*inode, unix.Errno) {
+// had none, and is closed otherwise. isNew says that the guest did not have it.
+func (it *inodeTable) claimOrAdd(f *FS, st *unix.Statx_t, fd int) (n *inode, isNew bool, e unix.Errno) {
 	k := keyOf(st)
 	s := it.shard(k)
 	s.mu.Lock()
@@ -55,7 +55,7 @@ func (it *inodeTable) claimOrAdd(f *FS, st *unix.Statx_t, fd int) (*inode, unix.
 		if it.same(f, old, st, fd) {
 			old.lookups++
 			old.pin(fd)
-			return old, 0
+			return old, false, 0
 		}
 		// The host has given the inode number to another file. The guest's
 		// nodeid for the old one stays until it is forgotten.
@@ -67,9 +67,9 @@ func (it *inodeTable) claimOrAdd(f *FS, st *unix.Statx_t, fd int) (*inode, unix.
 		f.mounts.drop(m)
 		unix.Close(fd)
 		f.budget.release()
-		return nil, unix.EOPNOTSUPP
+		return nil, false, unix.EOPNOTSUPP
 	}
-	_, n := it.byID.add(func(id uint64, n *inode) {
+	_, n = it.byID.add(func(id uint64, n *inode) {
 		n.id, n.key, n.typ, n.mnt, n.fs = id, k, uint32(st.Mode)&unix.S_IFMT, m, f
 		n.btime = st.Btime
 		n.lookups = 1
@@ -79,7 +79,7 @@ func (it *inodeTable) claimOrAdd(f *FS, st *unix.Statx_t, fd int) (*inode, unix.
 		s.m = make(map[inodeKey]*inode)
 	}
 	s.m[k] = n
-	return n, 0
+	return n, true, 0
 }
 
 // same reports whether old still is the inode that fd was opened on. An inode

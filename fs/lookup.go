@@ -29,20 +29,30 @@ func (t *Thread) lookup() (int, unix.Errno) {
 }
 
 // resolve returns the inode of name in the directory dirfd with one more
-// lookup, and leaves its attributes in t.st.
+// lookup, and leaves its attributes in t.st. A name whose inode is known costs
+// one system call, and a new one two where the one before was new too.
 func (t *Thread) resolve(dirfd int, name cstr) (*inode, unix.Errno) {
-	if e := sysStatx(dirfd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, &t.st); e != 0 {
-		return nil, e
-	}
-	if n := t.fs.inodes.claimPinned(keyOf(&t.st), t.st.Btime); n != nil {
-		return n, 0
+	openFirst := t.missed
+	if !openFirst {
+		if e := sysStatx(dirfd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, &t.st); e != 0 {
+			return nil, e
+		}
+		if n := t.fs.inodes.claimPinned(keyOf(&t.st), t.st.Btime); n != nil {
+			return n, 0
+		}
+		t.missed = true
 	}
 	if e := t.fs.budget.reserveInode(); e != 0 {
+		t.missed = false
+		if openFirst {
+			// The guest may know it, and no descriptor be needed.
+			return t.resolve(dirfd, name)
+		}
 		return nil, e
 	}
 	fd, e := sysOpenat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if e == 0 {
-		// Between the two calls the name may have become another file's.
+		// What was said before may be about another file of that name.
 		if e = sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st); e != 0 {
 			unix.Close(fd)
 		}
@@ -51,7 +61,9 @@ func (t *Thread) resolve(dirfd int, name cstr) (*inode, unix.Errno) {
 		t.fs.budget.release()
 		return nil, e
 	}
-	return t.fs.inodes.claimOrAdd(t.fs, &t.st, fd)
+	n, isNew, e := t.fs.inodes.claimOrAdd(t.fs, &t.st, fd)
+	t.missed = isNew
+	return n, e
 }
 
 // entry fills in the reply about n, found in dir, from t.st, and returns its length.

@@ -160,7 +160,7 @@ func (t *Thread) createReply(dir *inode, dirfd int, name cstr, fd, flags int) (i
 	e := t.applySecurityContext(fd)
 	var n *inode
 	if e == 0 {
-		n, e = t.resolveOpen(fd)
+		n, e = t.resolveOpen(fd, dirfd, name)
 	}
 	if e != 0 {
 		sysUnlinkat(dirfd, name, 0)
@@ -196,23 +196,43 @@ func (t *Thread) createExisting(dir *inode, dirfd int, name cstr, in *fuse.Creat
 }
 
 // resolveOpen returns the inode of the newly made file open as fd with one
-// more lookup, and leaves its attributes in t.st.
-func (t *Thread) resolveOpen(fd int) (*inode, unix.Errno) {
-	if e := sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st); e != 0 {
-		return nil, e
-	}
-	if n := t.fs.inodes.claimPinned(keyOf(&t.st), t.st.Btime); n != nil {
-		return n, 0
-	}
+// more lookup, and leaves its attributes in t.st. name in the directory dirfd is
+// where it was made, or nil.
+func (t *Thread) resolveOpen(fd, dirfd int, name cstr) (*inode, unix.Errno) {
 	if e := t.fs.budget.reserveInode(); e != 0 {
 		return nil, e
 	}
-	path, e := sysOpenat(unix.AT_FDCWD, t.fdName(fd), unix.O_PATH, 0)
+	path, e := t.pathOf(fd, dirfd, name)
 	if e != 0 {
 		t.fs.budget.release()
 		return nil, e
 	}
-	return t.fs.inodes.claimOrAdd(t.fs, &t.st, path)
+	n, _, e := t.fs.inodes.claimOrAdd(t.fs, &t.st, path)
+	return n, e
+}
+
+// pathOf returns an O_PATH descriptor of the file open as fd, and leaves its
+// attributes in t.st. To open it by its name is three times faster than by
+// /proc, but the name may be another file's by now.
+func (t *Thread) pathOf(fd, dirfd int, name cstr) (int, unix.Errno) {
+	if e := sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st); e != 0 {
+		return -1, e
+	}
+	if name != nil {
+		if path, e := sysOpenat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0); e == 0 {
+			want, born := keyOf(&t.st), t.st.Btime
+			e := sysStatx(path, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st)
+			// fd keeps the number from being used again.
+			if e == 0 && keyOf(&t.st) == want && sameTime(t.st.Btime, born) {
+				return path, 0
+			}
+			unix.Close(path)
+			if e := sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st); e != 0 {
+				return -1, e
+			}
+		}
+	}
+	return sysOpenat(unix.AT_FDCWD, t.fdName(fd), unix.O_PATH, 0)
 }
 
 // tmpfile serves FUSE_TMPFILE. The name in the request means nothing.
@@ -252,7 +272,7 @@ func (t *Thread) tmpfile() (int, unix.Errno) {
 	e = t.applySecurityContext(fd)
 	var n *inode
 	if e == 0 {
-		n, e = t.resolveOpen(fd)
+		n, e = t.resolveOpen(fd, -1, nil)
 	}
 	if e != 0 {
 		unix.Close(fd)

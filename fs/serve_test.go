@@ -632,3 +632,55 @@ func TestAnAppendOnlyFileCanBeAppendedTo(t *testing.T) {
 		t.Errorf("the file holds %q", got)
 	}
 }
+
+func TestNewFileIsFoundUnderAnyName(t *testing.T) {
+	g := newGuest(t, Options{})
+	dir := g.fs.rootFD
+	fd, err := unix.Openat(dir, "file", unix.O_CREAT|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	other, err := unix.Openat(dir, "other", unix.O_CREAT|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(other)
+	var want unix.Stat_t
+	if err := unix.Fstat(fd, &want); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []cstr{cstr("file\x00"), cstr("other\x00"), cstr("gone\x00"), nil} {
+		path, e := g.thread.pathOf(fd, dir, name)
+		g.must("pathOf "+name.String(), e)
+		var got unix.Stat_t
+		err := unix.Fstat(path, &got)
+		unix.Close(path)
+		if err != nil || got.Ino != want.Ino || g.thread.st.Ino != want.Ino {
+			t.Errorf("%q: inode %d, attributes of %d, not of %d (%v)", name, got.Ino, g.thread.st.Ino, want.Ino, err)
+		}
+	}
+}
+
+func TestKnownNameNeedsNoDescriptor(t *testing.T) {
+	const limit = 8
+	g := newGuest(t, Options{FDLimit: limit, InodeFileHandles: FileHandlesNever})
+	known := g.mkdir(rootID, "known")
+	var e unix.Errno
+	for i := 0; e == 0; i++ {
+		name := fmt.Sprint("file", i)
+		if err := os.WriteFile(filepath.Join(g.fs.opts.SharedDir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, e = g.lookup(rootID, name)
+		if e != 0 && e != unix.ENFILE || i > limit {
+			t.Fatalf("the %dth lookup: %v", i, e)
+		}
+	}
+	g.thread.missed = true // as behind lookups that found new names
+	out, e := g.lookup(rootID, "known")
+	g.must("a known name", e)
+	if out.NodeId != known {
+		t.Errorf("node %d, not %d", out.NodeId, known)
+	}
+}

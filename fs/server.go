@@ -107,7 +107,7 @@ func (f *FS) addRoot() error {
 		return fmt.Errorf("shared directory %q can't be opened twice: %w", f.opts.SharedDir, err)
 	}
 	f.budget.reserveInode()
-	n, e := f.inodes.claimOrAdd(f, &st, fd)
+	n, _, e := f.inodes.claimOrAdd(f, &st, fd)
 	if e == unix.EOPNOTSUPP {
 		return fmt.Errorf("the file system of %q has no usable file handles; use --inode-file-handles=prefer", f.opts.SharedDir)
 	}
@@ -184,6 +184,7 @@ type Thread struct {
 	ext     extensions
 	st      unix.Statx_t
 	h       handleBuf
+	missed  bool // the last name that was resolved was new
 	op      *dax.Op
 	bufs    []dax.WindowBuffer
 	file2   daxFile // the file being mapped
