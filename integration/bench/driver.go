@@ -236,11 +236,7 @@ func measure(t *target, lanes, quiet []lane, d time.Duration) (sample, error) {
 		return sample{}, err
 	}
 	out := sample{elapsed: time.Since(start), hist: newHistogram()}
-	after := t.usage()
-	out.used = usage{cpu: after.cpu - before.cpu, rss: after.rss}
-	if after.switches > before.switches { // threads that have ended have taken theirs along
-		out.used.switches = after.switches - before.switches
-	}
+	out.used = t.usage().since(before)
 	for _, dr := range drivers {
 		out.ops += dr.ops
 		out.hist.Merge(dr.hist)

@@ -228,9 +228,9 @@ func watchIdle(targets []*target, d time.Duration) (lines []string) {
 	}
 	time.Sleep(d)
 	for i, t := range targets {
-		after := t.usage()
+		u := t.usage().since(before[i])
 		lines = append(lines, fmt.Sprintf("idle for %v: %s woke up %d times and used %v; resident memory %.1f MiB", d, t.name,
-			after.switches-before[i].switches, after.cpu-before[i].cpu, float64(after.rss)/(1<<20)))
+			u.switches, u.cpu, float64(u.rss)/(1<<20)))
 	}
 	return lines
 }

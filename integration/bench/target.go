@@ -90,6 +90,11 @@ type usage struct {
 	rss      uint64 // bytes, now
 }
 
+// since is what was used up after an earlier moment. Threads that have ended in between have taken their switches along.
+func (u usage) since(before usage) usage {
+	return usage{cpu: u.cpu - before.cpu, switches: u.switches - min(before.switches, u.switches), rss: u.rss}
+}
+
 // usage adds up the daemon's process and its children.
 func (t *target) usage() usage {
 	var u usage
@@ -114,7 +119,9 @@ func (u *usage) add(pid int) {
 			}
 		}
 	}
-	u.rss += statusField(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:") << 10
+	// Without shared memory, which is the guest's.
+	status := fmt.Sprintf("/proc/%d/status", pid)
+	u.rss += (statusField(status, "RssAnon:") + statusField(status, "RssFile:")) << 10
 }
 
 // statusField is a number of a /proc status file, 0 if it is not there.
