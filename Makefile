@@ -6,7 +6,7 @@
 
 # make expands $ in what is given on its command line; a command for the guest's shell wants to keep its own.
 override CMD := $(subst $$$$,$$,$(value CMD))
-export SHARE CMD MEM SMP QUEUES PACKED DAX DAEMON DAEMON_ARGS VERBOSE
+export SHARE CMD MEM SMP QUEUES PACKED DAX DAX_WINDOW DAEMON DAEMON_ARGS VERBOSE
 
 # A Go that is new enough, and its programs, for the recipes.
 with-go = go=$$(scripts/bootstrap go) && PATH="$${go%/*}:$$PATH" GOTOOLCHAIN=local GOFLAGS="$$GOFLAGS -buildvcs=false"

@@ -48,7 +48,7 @@ func TestBehaviourInGuest(t *testing.T) {
 		t.Fatalf("the suite ran nothing on the host:\n%s", hostOutput.String())
 	}
 
-	vm := mounted(t, t.TempDir(), guest.Share{RequestQueues: ownQueues()}, "--xattr", "--posix-acl", "--allow-direct-io")
+	vm := mounted(t, t.TempDir(), guest.Share{RequestQueues: ownQueues()}, "--xattr", "--posix-acl", "--allow-direct-io", "--preserve-noatime")
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	if err := vm.CopyIn(ctx, suite, "/tmp/behaviour.test"); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -54,7 +55,7 @@ func readSettings() (*settings, error) {
 	if len(s.daemon) == 1 {
 		s.daemon = append(s.daemon, "--socket-path", "{socket}", "--shared-dir", "{dir}", "--queues", strconv.Itoa(s.device.RequestQueues))
 		if s.device.DAX {
-			s.daemon = append(s.daemon, "--tag", "{tag}")
+			s.daemon = append(s.daemon, "--tag", "{tag}", "--dax-window", cmp.Or(os.Getenv("DAX_WINDOW"), "256M"))
 		}
 	}
 	more, err := shlex.Split(os.Getenv("DAEMON_ARGS"), true)
