@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -37,17 +38,17 @@ func (f *Frontend) serveBackend(b *backend) {
 	defer close(b.done)
 	defer b.conn.Close()
 	for {
-		m, fds, err := b.conn.Recv()
-		if err != nil {
-			if err != io.EOF && err != unix.EBADF && err != unix.ECONNRESET {
-				f.fault("backend channel: %v", err)
-			}
-			return
-		}
+		// QEMU reads a message only when its main loop runs, so that one may wait in the socket while the device is stopped.
+		b.conn.waitReadable()
 		f.bql.Lock()
-		err = f.handleBackend(b, m, fds)
+		m, fds, err := b.conn.Recv()
+		if err == nil {
+			err = f.handleBackend(b, m, fds)
+			closeAll(fds)
+		} else if err != io.EOF && err != unix.EBADF && err != unix.ECONNRESET {
+			f.fault("backend channel: %v", err)
+		}
 		f.bql.Unlock()
-		closeAll(fds)
 		if err != nil {
 			f.logf("backend channel closed: %v", err)
 			return
@@ -55,23 +56,35 @@ func (f *Frontend) serveBackend(b *backend) {
 	}
 }
 
+var backendNames = map[Request]string{
+	BackendConfigChange: "CONFIG_CHANGE_MSG", BackendShmemMap: "SHMEM_MAP", BackendShmemUnmap: "SHMEM_UNMAP",
+}
+
 func (f *Frontend) handleBackend(b *backend, m Message, fds []int) error {
-	f.logf("<= backend %v, %d fds", m, len(fds))
+	name := backendNames[m.Request]
+	f.logf("<= %s %v, %d fds", name, m, len(fds))
 	var commit func()
 	var refusal error
 	switch m.Request {
 	case BackendShmemMap, BackendShmemUnmap:
-		if !f.started {
-			f.fault("%v while the device is stopped: QEMU dereferences a null pointer", m)
-			return fmt.Errorf("QEMU has crashed")
+		switch {
+		case f.started:
+			commit, refusal = f.shmem(m, fds)
+		case f.crossing >= headerSize+len(m.Payload):
+			// Sent before the daemon could know of the stop: QEMU crashes here too, and no daemon can help it.
+			f.crossing -= headerSize + len(m.Payload)
+			f.crossed++
+			refusal = errors.New("the device is stopped")
+		default:
+			f.fault("%s while the device is stopped: QEMU dereferences a null pointer", name)
+			refusal = errors.New("QEMU has crashed")
 		}
-		commit, refusal = f.shmem(m, fds)
 	case BackendConfigChange:
 	default:
 		refusal = fmt.Errorf("QEMU knows no backend %v", m.Request)
 	}
 	if refusal != nil {
-		f.logf("backend %v refused: %v", m, refusal)
+		f.logf("%s refused: %v", name, refusal)
 	}
 	if m.Flags&FlagNeedReply != 0 {
 		code := uint64(0)
@@ -126,8 +139,8 @@ func (f *Frontend) shmem(m Message, fds []int) (commit func(), refusal error) {
 			f.Window.commitUnmap(p)
 		}
 		// vhost's commit callback: the mapping comes to the daemon as a memory region, or goes.
-		if err := f.sendMemory(); err != nil {
-			f.fault("memory table after %v: %v", m.Request, err)
+		if err := f.sendMemory(); err != nil && !errors.Is(err, unix.EBADF) {
+			f.fault("memory table after %s: %v", backendNames[m.Request], err)
 		}
 	}, nil
 }

@@ -127,6 +127,32 @@ func (c *Conn) Recv() (Message, []int, error) {
 	return m, fds, nil
 }
 
+// waitReadable returns when Recv would not wait.
+func (c *Conn) waitReadable() {
+	c.closeMu.RLock()
+	defer c.closeMu.RUnlock()
+	for !c.closed {
+		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+		if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// pending is how many bytes wait to be received.
+func (c *Conn) pending() int {
+	c.closeMu.RLock()
+	defer c.closeMu.RUnlock()
+	if c.closed {
+		return 0
+	}
+	n, err := unix.IoctlGetInt(c.fd, unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 var errProtocol = errors.New("the daemon broke the vhost-user protocol")
 
 func (c *Conn) read(b []byte) (fds []int, err error) {

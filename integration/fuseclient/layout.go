@@ -45,7 +45,7 @@ func (r *Request) layoutLinux() {
 
 func (r *Request) pages(segs []frontend.Seg, n int) []frontend.Seg {
 	for at := 0; at < n; at += r.c.opts.SegSize {
-		segs = append(segs, frontend.Seg{GPA: r.dataGPA + uint64(at), Len: uint32(min(r.c.opts.SegSize, n-at))})
+		segs = append(segs, frontend.Seg{GPA: r.dataAt + uint64(at), Len: uint32(min(r.c.opts.SegSize, n-at))})
 	}
 	return segs
 }

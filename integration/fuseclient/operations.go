@@ -48,6 +48,8 @@ func (c *Client) checkInit(out fuse.InitOut) {
 		c.fe.Fault("INIT: flags in the reply that were not offered")
 	case out.TimeGran > 1e9:
 		c.fe.Fault("INIT: time granularity above a second")
+	case c.Flags&fuse.CAP_MAP_ALIGNMENT != 0 && out.MapAlignment > 21:
+		c.fe.Fault("INIT: map_alignment above 21")
 	case out.MaxWrite < 4096:
 		c.fe.Fault("INIT: max_write below a page")
 	}
@@ -499,6 +501,15 @@ func (c *Client) Ioctl(who Caller, node, fh uint64, flags, cmd uint32, arg uint6
 		out = append([]byte(nil), r.ReplyData()...)
 	})
 	return result, out, err
+}
+
+// Do sends a request that the caller has filled in, waits for the reply and gives the request back. get sees the reply.
+func (c *Client) Do(r *Request, get func(r *Request)) error {
+	return c.finish(r, func() {
+		if get != nil {
+			get(r)
+		}
+	})
 }
 
 func (c *Client) lock(op Opcode, who Caller, node, fh, owner uint64, lk fuse.FileLock, flags uint32) *Request {

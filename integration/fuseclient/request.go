@@ -37,10 +37,11 @@ type Request struct {
 
 	in, out, data                []byte
 	inGPA, outGPA, dataGPA       uint64
-	inLen                        int // header and arguments
-	dataOut                      int // bytes of data sent
-	outArgs                      int // size of the reply's arguments
-	dataIn                       int // room for data in the reply
+	dataAt                       uint64 // where the data is, usually dataGPA
+	inLen                        int    // header and arguments
+	dataOut                      int    // bytes of data sent
+	outArgs                      int    // size of the reply's arguments
+	dataIn                       int    // room for data in the reply
 	variable, noReply, submitted bool
 	deadline                     time.Time
 	unique                       uint64
@@ -76,7 +77,12 @@ func (r *Request) Begin(op Opcode, node uint64, who Caller) {
 	r.inLen, r.dataOut, r.outArgs, r.dataIn = inHeaderSize, 0, 0, 0
 	r.variable, r.noReply, r.NoTimeout = false, false, false
 	r.Err, r.N = 0, 0
+	r.dataAt = r.dataGPA
 }
+
+// UseData makes guest memory at gpa the data of this request, instead of Data: for buffers that lie in the window. Only
+// for LinuxLayout.
+func (r *Request) UseData(gpa uint64) { r.dataAt = gpa }
 
 // body gives the request's structure to be filled; T begins with the header, as go-fuse's do.
 func body[T any](r *Request) *T {
@@ -146,6 +152,7 @@ func (r *Request) Memory() (in, data []byte) {
 	r.inLen, r.dataOut, r.outArgs, r.dataIn = inHeaderSize, 0, 0, 0
 	r.variable, r.noReply, r.NoTimeout = false, false, false
 	r.Err, r.N = 0, 0
+	r.dataAt = r.dataGPA
 	return r.in, r.data
 }
 
