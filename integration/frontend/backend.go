@@ -62,7 +62,10 @@ var backendNames = map[Request]string{
 
 func (f *Frontend) handleBackend(b *backend, m Message, fds []int) error {
 	name := backendNames[m.Request]
-	f.logf("<= %s %v, %d fds", name, m, len(fds))
+	if name == "" {
+		name = fmt.Sprintf("backend request %d", m.Request)
+	}
+	f.logf("<= %s flags %#x, %d bytes, %d fds", name, m.Flags, len(m.Payload), len(fds))
 	var commit func()
 	var refusal error
 	switch m.Request {
@@ -81,7 +84,7 @@ func (f *Frontend) handleBackend(b *backend, m Message, fds []int) error {
 		}
 	case BackendConfigChange:
 	default:
-		refusal = fmt.Errorf("QEMU knows no backend %v", m.Request)
+		refusal = fmt.Errorf("QEMU knows no %s", name)
 	}
 	if refusal != nil {
 		f.logf("%s refused: %v", name, refusal)

@@ -2,6 +2,7 @@ package fusebridge_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -133,5 +134,76 @@ func TestOtherProcessesUseTheMountByPath(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(dir, "g")); err != nil || string(got) != "hello\n" {
 		t.Errorf("on the host: %q, %v", got, err)
+	}
+}
+
+// TestKilledUserLeavesNothing kills a process that mounted and has files of the mount open, while it writes.
+func TestKilledUserLeavesNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := t.TempDir()
+	for range 5 {
+		d := daemontest.Start(t, dir)
+		cmd := exec.Command(os.Args[0], "-test.run=^TestVictim$")
+		cmd.Env = append(os.Environ(), victimVariable+"="+d.Socket)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var bridge int
+		if _, err := fmt.Fscanln(out, &bridge); err != nil || bridge == 0 {
+			t.Fatalf("the victim did not mount: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		cmd.Process.Kill()
+		ended := make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the killed process does not end")
+		}
+		for deadline := time.Now().Add(10 * time.Second); unix.Kill(bridge, 0) == nil; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the bridge goes on without the process that mounted")
+			}
+		}
+		if err := d.Wait(10 * time.Second); err != nil {
+			t.Errorf("the daemon: %v", err)
+		}
+	}
+}
+
+const victimVariable = "FUSEBRIDGE_VICTIM"
+
+// TestVictim is what TestKilledUserLeavesNothing kills.
+func TestVictim(t *testing.T) {
+	socket := os.Getenv(victimVariable)
+	if socket == "" {
+		t.Skip("a process of another test")
+	}
+	b, err := fusebridge.Mount(fusebridge.Options{Socket: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(b.Dir(), "victim"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println(b.PID())
+	for i := 0; ; i++ {
+		m[i*4096%len(m)]++
+		f.WriteAt(make([]byte, 10_000), int64(i%50)*1000)
 	}
 }
