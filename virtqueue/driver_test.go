@@ -1,6 +1,11 @@
 package virtqueue
 
 import (
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -124,6 +129,18 @@ type driver interface {
 	wantCall()
 	// noCall asks for none.
 	noCall()
+	// wantCallAfter asks for a notification when n more elements than the
+	// next are used.
+	wantCallAfter(n uint16)
+	// descriptors returns how many descriptors of the ring chain h has.
+	descriptors(h Head) int
+	// clone returns a copy that goes on by itself, on the same memory.
+	clone() driver
+	// order returns the chains in flight and which of them came first.
+	order() map[Head]int
+	// base is the value of SET_VRING_BASE that has everything used that the
+	// driver has seen.
+	base() uint32
 	// prepare returns a function that makes the same chain available again
 	// and again, with next to no cost of its own: the one before is done.
 	prepare(ds []descr, indirect bool) func()
@@ -239,6 +256,7 @@ type packedDriver struct {
 	event     bool
 	free      []Head
 	slots     map[Head]uint16 // of chains in flight
+	added     []Head          // the last of them, in order
 	avail     uint16
 	availWrap bool
 	kicked    uint16
@@ -256,6 +274,7 @@ func (d *packedDriver) add(ds ...descr) Head {
 	h := d.free[0]
 	d.free = d.free[1:]
 	d.slots[h] = uint16(len(ds))
+	d.added = append(d.added[max(0, len(d.added)-int(min(d.size, 64))):], h)
 	for i := range ds {
 		ds[i].link = uint16(h)
 		if i+1 < len(ds) {
@@ -397,4 +416,131 @@ func (d *packedDriver) prepare(ds []descr, indirect bool) func() {
 		d.put(descAt+uintptr(at)*descSize, first)
 		id = (id + 1) % 16
 	}
+}
+
+func (d *splitDriver) wantCallAfter(n uint16) {
+	d.m.span.Put16(driverAt+4+2*uintptr(d.size), d.seen+n)
+}
+
+func (d *packedDriver) wantCallAfter(n uint16) {
+	p := position{d.seen, d.usedWrap}
+	p.advance(n, d.size)
+	d.m.span.Store32(driverAt, p.encode()|eventDesc<<16)
+}
+
+func (d *splitDriver) descriptors(h Head) int  { return len(d.chains[h]) }
+func (d *packedDriver) descriptors(h Head) int { return int(d.slots[h]) }
+
+// dirtyLog returns a log for all of the guest and a function that returns the
+// pages marked since its last call.
+func (m *machine) dirtyLog() (*guestmem.DirtyLog, func() []uint64) {
+	m.t.Helper()
+	const size = (guestBase + ramSize) / 4096 / 8
+	fd, err := unix.MemfdCreate("log", unix.MFD_CLOEXEC)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := unix.Ftruncate(fd, size); err != nil {
+		m.t.Fatal(err)
+	}
+	bits, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { unix.Munmap(bits) })
+	log, err := guestmem.NewDirtyLog(fd, 0, size)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return log, func() (pages []uint64) {
+		for i, b := range bits {
+			for k := range 8 {
+				if b>>k&1 != 0 {
+					pages = append(pages, uint64(i*8+k))
+				}
+			}
+			bits[i] = 0
+		}
+		return pages
+	}
+}
+
+// mustBeUnmapped takes the memory away and checks that nobody holds it.
+func (m *machine) mustBeUnmapped() {
+	m.t.Helper()
+	if err := m.mem.Replace(nil); err != nil {
+		m.t.Fatal(err)
+	}
+	m.mem.Settle()
+	if n := m.mappings(); n != 1 {
+		m.t.Errorf("the guest's memory is mapped %d times, want only the driver's", n)
+	}
+}
+
+// mappings returns how often this process has the guest's memory mapped.
+func (m *machine) mappings() (n int) {
+	m.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(m.fd, &st); err != nil {
+		m.t.Fatal(err)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if f := strings.Fields(line); len(f) > 5 && f[4] == strconv.FormatUint(st.Ino, 10) && strings.Contains(f[5], "memfd:guest") {
+			n++
+		}
+	}
+	return n
+}
+
+// mustBeReleased closes q and checks that neither it nor a chain holds memory.
+func (m *machine) mustBeReleased(q *Queue) {
+	m.t.Helper()
+	q.Close()
+	m.mustBeUnmapped()
+}
+
+func (d *splitDriver) clone() driver {
+	c := *d
+	c.free, c.chains = slices.Clone(d.free), maps.Clone(d.chains)
+	return &c
+}
+
+func (d *packedDriver) clone() driver {
+	c := *d
+	c.free, c.slots, c.added = slices.Clone(d.free), maps.Clone(d.slots), slices.Clone(d.added)
+	return &c
+}
+
+func (d *splitDriver) order() map[Head]int {
+	o := map[Head]int{}
+	n := d.avail - d.seen
+	for i := range n {
+		h := Head(d.m.span.Load16(driverAt + 4 + 2*uintptr((d.seen+i)&(d.size-1))))
+		o[h] = int(i)
+	}
+	return o
+}
+
+func (d *packedDriver) order() map[Head]int {
+	o := map[Head]int{}
+	i := 0
+	for k, h := range d.added {
+		// An id may have been used before.
+		if d.slots[h] != 0 && !slices.Contains(d.added[k+1:], h) {
+			o[h] = i
+			i++
+		}
+	}
+	return o
+}
+
+func (d *splitDriver) base() uint32 { return uint32(d.seen) }
+
+func (d *packedDriver) base() uint32 {
+	p := position{d.seen, d.usedWrap}.encode()
+	return p | p<<16
 }
