@@ -271,6 +271,22 @@ var lookupCases = []testCase{
 		_, err = sub.Lstat("x")
 		t.fails(err, "lstat", unix.ENOENT)
 	}},
+	{"a removed directory that somebody is in has attributes and no links", nil, func(t *T) {
+		t.dir("d")
+		sub, err := t.Sub("d")
+		t.ok(err, "sub")
+		defer sub.Close()
+		ino := t.stat("d").Ino
+		t.ok(t.Rmdir("d"), "rmdir")
+		st, err := sub.Stat(".")
+		t.ok(err, "stat")
+		equal(t, st.Ino, ino, "inode")
+		equal(t, st.Nlink, 0, "link count")
+		t.ok(sub.Chmod(".", 0o700), "chmod")
+		st, err = sub.Stat(".")
+		t.ok(err, "stat")
+		equal(t, st.Mode&0o7777, 0o700, "mode")
+	}},
 	{"a directory kept open moves with its names", nil, func(t *T) {
 		t.dir("d")
 		sub, err := t.Sub("d")

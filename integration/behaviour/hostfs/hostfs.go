@@ -11,7 +11,7 @@ import (
 
 // FS is a tree of files below one directory.
 type FS struct {
-	dir   int // O_RDONLY|O_DIRECTORY
+	dir   int // of New to read, of Sub O_PATH
 	owned bool
 	as    caller
 	lacks map[behaviour.Capability]string
@@ -58,12 +58,13 @@ func (f *FS) Umask(mask uint32) behaviour.FS {
 	return &g
 }
 
-// Sub implements behaviour.FS.
+// Sub implements behaviour.FS. It opens nothing for reading: a file system with servers behind it gets no open
+// directory to hold on to, as with a working directory.
 func (f *FS) Sub(path string) (behaviour.FS, error) {
 	g := *f
 	g.owned = true
 	err := f.as.do(func() (err error) {
-		g.dir, err = unix.Openat(f.dir, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		g.dir, err = unix.Openat(f.dir, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err
 	})
 	if err != nil {
@@ -200,7 +201,14 @@ func (f *FS) Truncate(path string, size int64) error {
 
 // Syncfs implements behaviour.FS.
 func (f *FS) Syncfs() error {
-	return f.as.do(func() error { return unix.Syncfs(f.dir) })
+	return f.as.do(func() error {
+		fd, err := unix.Openat(f.dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Syncfs(fd)
+	})
 }
 
 // path serves the system calls that take no directory descriptor. An empty path must stay one.
