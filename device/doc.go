@@ -9,7 +9,8 @@
 // system call until the driver kicks (wait.go), takes every available chain,
 // has it served right there, and publishes the batch with one store and at most
 // one call of the driver (run.go). Queue 0 is hiprio; it shares nothing with the
-// others but the workers.
+// others but the workers, and its reader rests while requests come in quick
+// succession (recess.go).
 //
 // What the server does not want to do on a reader goes to a crew (crew.go): the
 // pool, a bounded number of workers for requests that may block, or the

@@ -23,6 +23,7 @@ type run struct {
 	ended    chan struct{} // closed when the reader has ended
 	// serving is the head of the chain that the reader serves, plus one.
 	serving atomic.Uint32
+	recess  recess // the reader's
 
 	mu sync.Mutex
 	// dead means that the ring belongs to the front-end again: nothing of it
@@ -79,14 +80,25 @@ func (u *run) readWith(th Thread) (sane bool, err error) {
 	for !u.stopping.Load() {
 		if u.enabled.Load() {
 			u.q.DisableNotify()
-			worked, sane, err := u.serveAvailable(th, &r)
+			served, sane, err := u.serveAvailable(th, &r)
 			if !sane || err != nil {
 				return sane, err
 			}
-			if worked {
+			if served > 0 {
 				u.w.found()
 			}
-			if u.stopping.Load() || worked && u.spin() || u.q.EnableNotify() {
+			if u.stopping.Load() || served > 0 && u.spin() {
+				continue
+			}
+			if u.ring.index == hiprio && u.recess.due(served, time.Now()) {
+				if err := u.w.pause(recessLength); err != nil {
+					return true, err
+				}
+				u.recess.over(time.Now())
+				u.ring.stats.Wakeups.Add(1)
+				continue
+			}
+			if u.q.EnableNotify() {
 				continue
 			}
 		}
@@ -98,23 +110,23 @@ func (u *run) readWith(th Thread) (sane bool, err error) {
 	return true, nil
 }
 
-// serveAvailable serves all available chains in batches. *r is the request to
-// use; it is replaced when a worker takes it.
-func (u *run) serveAvailable(th Thread, r **request) (worked, sane bool, err error) {
+// serveAvailable serves all available chains in batches, and counts them. *r is
+// the request to use; it is replaced when a worker takes it.
+func (u *run) serveAvailable(th Thread, r **request) (served int, sane bool, err error) {
 	for more := true; more; {
 		var n int
 		n, more, sane, err = u.serveBatch(th, r)
 		if n > 0 {
-			worked = true
+			served += n
 			u.ring.stats.Requests.Add(uint64(n))
 			u.ring.stats.Batches.Add(1)
 			u.publish()
 		}
 		if !sane || err != nil {
-			return worked, sane, err
+			return served, sane, err
 		}
 	}
-	return worked, true, nil
+	return served, true, nil
 }
 
 // serveBatch serves one batch of n chains. more says that there may be others.

@@ -56,8 +56,15 @@ func newWaiter(kick int) (*waiter, error) {
 
 // wait sleeps until there is a kick or a call, or in polling mode until it is
 // time to look. It returns an error only when waiting is impossible.
-func (w *waiter) wait() error {
-	n, err := w.epollWait()
+func (w *waiter) wait() error { return w.woken(w.epollWait()) }
+
+// pause is wait for at most d, a multiple of a millisecond.
+func (w *waiter) pause(d time.Duration) error {
+	return w.woken(unix.EpollWait(w.epfd, w.events[:], int(d/time.Millisecond)))
+}
+
+// woken handles what a wait has returned.
+func (w *waiter) woken(n int, err error) error {
 	if err != nil && err != unix.EINTR {
 		return fmt.Errorf("waiting for a kick: %w", err)
 	}
