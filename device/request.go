@@ -46,7 +46,14 @@ func (d *Device) serve(th Thread, r *request, mayBlock bool) (written uint32, v 
 }
 
 // freeList keeps requests for reuse. Its owner has the lock.
-type freeList struct{ first *request }
+type freeList struct {
+	first *request
+	n     int
+}
+
+// keptRequests bounds what a ring keeps: a request remembers the room that the
+// longest chain has needed, which a hostile driver may have made long.
+const keptRequests = 128
 
 func (l *freeList) get() *request {
 	r := l.first
@@ -54,10 +61,14 @@ func (l *freeList) get() *request {
 		return new(request)
 	}
 	l.first, r.next = r.next, nil
+	l.n--
 	return r
 }
 
 func (l *freeList) put(r *request) {
 	r.run = nil
-	l.first, r.next = r, l.first
+	if l.n < keptRequests {
+		l.first, r.next = r, l.first
+		l.n++
+	}
 }
