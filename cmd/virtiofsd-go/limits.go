@@ -114,11 +114,21 @@ func setupScheduler(c *config) {
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), readers+min(c.threadPoolSize, 8)) + 2)
 }
 
+// heapRoom is how much may be allocated between two collections at least.
+const heapRoom = 16 << 20
+
+// ballast counts as heap and is never touched, so takes no memory.
+var ballast []byte
+
 // setupCollector makes the heap grow less between collections than is usual:
 // requests allocate nothing, so that what is collected is mostly what the guest
-// has forgotten, and its memory is better used for the page cache.
+// has forgotten, and its memory is better used for the page cache. A small heap
+// still gets room, or looking up and forgetting many files would collect dozens
+// of times a second.
 func setupCollector() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		const percent = 50
+		debug.SetGCPercent(percent)
+		ballast = make([]byte, heapRoom*100/percent)
 	}
 }
