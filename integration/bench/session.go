@@ -152,10 +152,8 @@ type forgets struct {
 
 type forget struct{ node, count uint64 }
 
-const (
-	forgetsOut     = 256
-	forgetsWaiting = 4096 // more than that, and the driver has to wait
-)
+// forgetsWaiting is how many a driver keeps before it waits for room.
+const forgetsWaiting = 4096
 
 // add notes a FORGET for the next flush.
 func (f *forgets) add(node, count uint64) {
@@ -204,7 +202,11 @@ func (f *forgets) reap() {
 
 func (f *forgets) send() error {
 	sent := 0
-	for len(f.waiting) > 0 && f.out < forgetsOut {
+	for len(f.waiting) > 0 {
+		if f.out == queueSize {
+			// As Linux's virtqueue_add, which notifies in any case where a ring is full.
+			return f.s.fe.Queue(0).ForceKick()
+		}
 		var r *fuseclient.Request
 		if n := len(f.free); n > 0 {
 			r = f.free[n-1]
