@@ -286,7 +286,7 @@ func (ch *BackendChannel) answer(code BackendRequest, result uint64) error {
 		return nil
 	}
 	if r.mapped != nil {
-		r.mapped.agreed()
+		r.mapped.replied = true
 	}
 	r.finish(nil)
 	return nil
@@ -340,9 +340,6 @@ func (ch *BackendChannel) shut(cause error) {
 	}
 	ch.state = closed
 	ch.failAll(errors.Join(ErrChannelClosed, cause, ErrUncertain))
-	for range ch.expected {
-		<-ch.slots
-	}
 	ch.expected = nil
 	_ = ch.conn.sock.Close()
 }

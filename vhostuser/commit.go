@@ -39,14 +39,6 @@ func (c *commit) finish(result error) {
 	}
 }
 
-// agreed is the front-end's reply.
-func (c *commit) agreed() {
-	c.replied = true
-	if c.shown {
-		c.finish(nil)
-	}
-}
-
 // commits are the mappings that are awaited, oldest first.
 type commits struct {
 	waiting []*commit
@@ -86,9 +78,7 @@ func (w *commits) regionAdded(r knownRegion) {
 		w.base[m.ShmID] = base
 		w.unseen = 0
 		c.shown = true
-		if c.replied {
-			c.finish(nil)
-		}
+		c.finish(nil)
 		return
 	}
 }

@@ -401,6 +401,15 @@ func TestRingLifeCycle(t *testing.T) {
 		p.must(SetVringEnable, state(0, 1))
 		p.called("StartRing 0", "StartRing 0", "EnableRing 0 true")
 	})
+	t.Run("failure to start is forgotten at a stop", func(t *testing.T) {
+		p, dev := ready(t)
+		dev.set(func() { dev.failStart = errors.New("addresses are not in memory") })
+		vring(p)
+		p.refused(SetVringKick, u64(0), eventfd(t))
+		p.ask(GetVringBase, state(0, 0))
+		p.must(SetVringEnable, state(0, 1))
+		p.called("StartRing 0")
+	})
 	t.Run("failure to enable is told", func(t *testing.T) {
 		p, dev := ready(t)
 		dev.set(func() { dev.failEnable = errors.New("no thread") })
