@@ -3,6 +3,8 @@
 //
 //	func TestMain(m *testing.M) { os.Exit(daemontest.Main(m)) }
 //
+// VIRTIOFSD_TEST_BUILDFLAGS are more flags for go build; with -race, a data race of the daemon fails the test.
+//
 // It trusts nobody and holds no locks that callers see.
 package daemontest
 
@@ -92,6 +94,9 @@ func Start(tb testing.TB, dir string, more ...string) *frontend.Daemon {
 			tb.Error(err)
 		}
 		os.RemoveAll(sockets)
+		if strings.Contains(log.String(), "DATA RACE") {
+			tb.Error("the daemon has a data race")
+		}
 		if tb.Failed() {
 			tb.Logf("the daemon printed:\n%s", log)
 		}
