@@ -213,7 +213,7 @@ func TestRandomMessages(t *testing.T) {
 			n := rnd.IntN(60)
 			payload := make([]byte, n)
 			for i := range payload {
-				payload[i] = byte(rnd.Uint32()) & byte(rnd.Uint32())
+				payload[i] = byte(rnd.Uint32() & (rnd.Uint32() | 3))
 			}
 			var fds []int
 			for range rnd.IntN(3) {

@@ -106,9 +106,9 @@ func TestDeadDaemonLeavesNoProcessWaiting(t *testing.T) {
 	<-d.Done()
 	done := make(chan error, 1)
 	go func() {
-		_, err := f.Write(make([]byte, 1<<16))
+		f.Write(make([]byte, 1<<16))
 		f.Close()
-		_, err = os.Stat(filepath.Join(b.Dir(), "file2"))
+		_, err := os.Stat(filepath.Join(b.Dir(), "file2"))
 		done <- err
 	}()
 	select {

@@ -22,7 +22,6 @@ type tree struct {
 	bases   map[*base]bool // those of Sub
 	noStatx atomic.Bool    // the daemon answered ENOSYS
 	noTmp   atomic.Bool
-	noXattr atomic.Bool
 	noLong  atomic.Bool // COPY_FILE_RANGE_64
 	noCopy  atomic.Bool
 }
