@@ -494,8 +494,38 @@ func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	q.none()
+	if e.heir.Load() != 0 || heir.heir.Load() != 1 {
+		t.Errorf("the first server was told %d times that it takes over, the second %d times", e.heir.Load(), heir.heir.Load())
+	}
 	if n := dev.QueueStats(1).Recovered.Load(); n != 4 {
 		t.Errorf("%d requests counted as recovered", n)
+	}
+}
+
+// Without in-flight tracking it is the base that tells of a session that goes on.
+func TestServerIsToldOfASessionThatGoesOn(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{})
+	q := m.queues[1]
+	q.start()
+	q.do(0, "x")
+	q.stop()
+	q.start()
+	if n := e.heir.Load(); n != 0 {
+		t.Errorf("told %d times about its own session", n)
+	}
+	q.stop()
+	m.dev.Closed()
+	q.start()
+	if n := e.heir.Load(); n != 1 {
+		t.Errorf("told %d times about a session that it has dropped", n)
+	}
+	q.expect(q.do(0, "goes on"), "goes on")
+	q.stop()
+	m.dev.Reset()
+	q.reset()
+	q.start()
+	if n := e.heir.Load(); n != 1 {
+		t.Errorf("told %d times, the last for a new session", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -59,6 +60,9 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 		r.forget()
 		r.place = at
 	}
+	if h, ok := r.dev.opts.Server.(Heir); ok && r.last == nil && isContinued(&cfg) {
+		h.TakeOver()
+	}
 	q, err := virtqueue.New(virtqueue.Config{
 		Index: r.index, Size: cfg.Size,
 		DescUser: cfg.Desc, AvailUser: cfg.Avail, UsedUser: cfg.Used,
@@ -86,6 +90,21 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 	}
 	go u.read()
 	return nil
+}
+
+// isContinued says whether the driver has used the ring before.
+func isContinued(cfg *vhostuser.Ring) bool {
+	fresh := uint32(0)
+	if cfg.Features&featureRingPacked != 0 {
+		// Both indices are 0, and both wrap counters 1.
+		fresh = 1<<15 | 1<<31
+	}
+	if cfg.Base != fresh && cfg.Base != 0 {
+		return true
+	}
+	// The version of an in-flight region is 0 until a process has used it.
+	const version = 8
+	return len(cfg.Inflight) >= version+2 && binary.LittleEndian.Uint16(cfg.Inflight[version:]) != 0
 }
 
 // goOn makes u the life of the ring and gives it what the one before has left.

@@ -34,6 +34,16 @@ type Interrupter interface {
 	Resume(q int)
 }
 
+// Heir is implemented by a Server that can go on with a driver's session that it
+// has no memory of, because another process, or this one for an earlier
+// connection, has served it.
+type Heir interface {
+	// TakeOver tells that a ring starts in the middle of such a session. It
+	// is called before any of its requests is served, perhaps several times,
+	// also where the server knows the session.
+	TakeOver()
+}
+
 // Thread is the state that a Server keeps for one OS thread: scratch buffers,
 // credentials. It is used only on the thread that NewThread was called on.
 type Thread interface {

@@ -26,6 +26,7 @@ type echo struct {
 	served   atomic.Int64
 	resets   atomic.Int32
 	stops    atomic.Int32
+	heir     atomic.Int32 // calls of TakeOver
 	blocking atomic.Int32 // requests that wait for release
 
 	mu          sync.Mutex
@@ -46,6 +47,8 @@ func (e *echo) NewThread() (device.Thread, error) {
 
 func (e *echo) RingsStopped() { e.stops.Add(1) }
 func (e *echo) Reset()        { e.resets.Add(1) }
+
+func (e *echo) TakeOver() { e.heir.Add(1) }
 
 func (e *echo) Interrupt(q int) {
 	c := e.interruption(q)

@@ -74,6 +74,23 @@ func (t *Thread) pad(n int) []byte {
 	return t.in
 }
 
+// TakeOver implements device.Heir: it begins a session for a guest that has had
+// its INIT from a daemon before this one. The flags are those that this daemon
+// would have agreed on with a guest that offers all; inodes other than the root
+// and open files are gone, and answered ESTALE and EBADF.
+func (f *FS) TakeOver() {
+	if f.session.Load() != nil {
+		return
+	}
+	const all = 1<<64 - 1
+	flags, e := f.negotiate(all)
+	if e != 0 {
+		return
+	}
+	f.log.Info("a guest goes on with the session of a daemon before this one")
+	f.session.Store(&session{flags: flags, offered: all, minor: protoMinor, maxWrite: maxWrite})
+}
+
 // negotiate picks the flags of the INIT reply out of those the guest offers.
 func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 	var want uint64 = fuse.CAP_ASYNC_READ | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_BIG_WRITES | fuse.CAP_PARALLEL_DIROPS |
