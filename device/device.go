@@ -145,10 +145,14 @@ func New(opts Options) (*Device, error) {
 	return d, nil
 }
 
-// Close ends the threads of the device. No connection may be served any more.
+// Close ends the threads of the device and closes its descriptors. No connection may be served any more.
 func (d *Device) Close() {
 	d.pool.close()
 	d.detached.close()
+	for _, r := range d.rings {
+		r.call.close()
+		r.errs.close()
+	}
 }
 
 // QueueStats returns the counters of a queue; 0 is hiprio.
