@@ -33,7 +33,7 @@ type backing struct {
 	mnt    int
 	links  chan *link
 	all    []*link
-	kicked int // eventfd: the server has brought pages in
+	kicked int // eventfd: the server has brought in many pages
 	segs   []segment
 
 	// hole is memory that cannot be read: a direct write from it drops
@@ -77,7 +77,7 @@ func (b *backing) start(command []string) error {
 	}
 	cmd := exec.Command(command[0], append(command[1:],
 		strconv.FormatUint(b.cfg.window, 10), strconv.FormatUint(b.cfg.segment, 10),
-		strconv.FormatUint(b.cfg.kick, 10), strconv.Itoa(numLinks))...)
+		strconv.FormatUint(b.cfg.memory, 10), strconv.Itoa(numLinks))...)
 	cmd.Stderr = os.Stderr
 	cmd.Dir = "/"
 	// A thread of the daemon may be waiting for the mount when the daemon is
@@ -300,6 +300,13 @@ func (b *backing) writeBack(w span) error {
 	return b.pieces(w, b.cfg.segment, func(s segment, off, n int64) error {
 		return unix.SyncFileRange(s.rw, off, n,
 			unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	})
+}
+
+// dropUnused drops pages of w that are clean and that nobody has mapped.
+func (b *backing) dropUnused(w span) {
+	b.pieces(w, b.cfg.segment, func(s segment, off, n int64) error {
+		return unix.Fadvise(s.rw, off, n, unix.FADV_DONTNEED)
 	})
 }
 

@@ -35,6 +35,7 @@ type engine struct {
 	op      *Op
 	look    uint64
 	victims []victim
+	msg     message // for tell
 }
 
 // victim is a range that has resident pages.
@@ -52,23 +53,16 @@ const (
 	maxChances = 3
 	// refaultLooks is within how many looks "at once" is.
 	refaultLooks = 4
-	// minKick is the least number of bytes that are worth a look.
-	minKick = 1 << 20
 )
 
-// Water marks, in sixteenths of the budget.
+// Water marks, in sixteenths of the budget: the server holds faults back from
+// holdWater on, since what is being read is in memory before it is counted, 4 MiB
+// for each thread that faults.
 const (
-	highWater = 15
-	lowWater  = 13
+	holdWater = 14
+	highWater = 12
+	lowWater  = 9
 )
-
-// kickBytes returns how many bytes of faults make the server kick.
-func kickBytes(memory uint64) uint64 {
-	if memory == 0 {
-		return math.MaxInt64
-	}
-	return max(memory/32, minKick)
-}
 
 func (e *engine) start(m *Manager) {
 	e.m = m
@@ -131,14 +125,30 @@ func (e *engine) loop() {
 // balance brings the window under its budget.
 func (e *engine) balance() {
 	budget := e.m.cfg.Memory
-	if budget == 0 || e.m.back.dead.Load() {
+	if budget == 0 {
 		return
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	defer e.tell(0, flagIdle, span{})
 	resident, err := e.m.back.resident(span{0, e.m.cfg.Window})
-	if err != nil || resident < budget/16*highWater {
+	if err != nil {
 		return
 	}
-	e.reclaim(resident - budget/16*lowWater)
+	e.tell(resident, flagMeasured, span{})
+	if resident >= budget/16*highWater {
+		e.reclaimLocked(resident - budget/16*lowWater)
+	}
+}
+
+// tell tells the server about resident bytes, and what will be taken next.
+func (e *engine) tell(n uint64, flags uint32, next span) {
+	if e.m.cfg.Memory == 0 {
+		return
+	}
+	e.msg = message{op: opResident, off: n, flags: flags, fd: -1, spans: addSpan(e.msg.spans[:0], next), values: e.msg.values[:0]}
+	// If the server is gone there is nothing to reclaim either.
+	_ = e.m.back.call(&e.msg)
 }
 
 // Reclaim takes back about the given number of bytes of the window's memory, 0 for
@@ -153,9 +163,13 @@ func (m *Manager) Reclaim(bytes uint64) uint64 {
 	return m.engine.reclaim(bytes)
 }
 
-func (e *engine) reclaim(bytes uint64) (freed uint64) {
+func (e *engine) reclaim(bytes uint64) uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.reclaimLocked(bytes)
+}
+
+func (e *engine) reclaimLocked(bytes uint64) (freed uint64) {
 	start := time.Now()
 	s := &e.m.stats
 	s.Reclaims.Add(1)
@@ -198,6 +212,7 @@ func (e *engine) reclaim(bytes uint64) (freed uint64) {
 // exclusively.
 func (e *engine) take(v victim) uint64 {
 	w := rangeSpan(v.index)
+	e.tell(0, 0, w)
 	if err := e.m.back.invalidate(w); err != nil {
 		e.m.stats.InvalidateErrors.Add(1)
 		return 0
@@ -207,7 +222,9 @@ func (e *engine) take(v victim) uint64 {
 	e.m.window.ranges[v.index].reclaimed = e.look
 	e.m.window.mu.Unlock()
 	left, _ := e.m.back.resident(w)
-	return v.resident - min(left, v.resident)
+	freed := v.resident - min(left, v.resident)
+	e.tell(freed, 0, span{})
+	return freed
 }
 
 func (e *engine) useChance(i uint32) {

@@ -39,7 +39,7 @@ type guestReply struct {
 }
 
 type guest struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	mu   sync.Mutex
 	enc  *gob.Encoder
@@ -48,7 +48,7 @@ type guest struct {
 }
 
 // startGuest maps the window of m in a new process, which ends with the test.
-func startGuest(t *testing.T, m *Manager) *guest {
+func startGuest(t testing.TB, m *Manager) *guest {
 	t.Helper()
 	g := spawnGuest(m, os.Stderr)
 	g.t = t
@@ -157,6 +157,11 @@ func guestMain(args []string) error {
 		if err != nil {
 			return err
 		}
+		// As QEMU does to everything that it takes for RAM. A fault then reads
+		// at least 2 MiB ahead, whatever readahead is set to.
+		if err := unix.Madvise(b, unix.MADV_HUGEPAGE); err != nil {
+			return err
+		}
 		v.mem = append(v.mem, b)
 	}
 	dec := gob.NewDecoder(os.Stdin)
@@ -199,6 +204,16 @@ func (v *vcpu) run(c *guestCall, h uint64) (r guestReply) {
 			if b != byte(c.Seed) {
 				r.N++
 			}
+		}
+	case "touch": // reads one byte at every Seed bytes, once; N is how long it takes, in ns
+		start := time.Now()
+		for o := uint64(0); o < c.Len; o += c.Seed {
+			r.Data = append(r.Data[:0], v.at(c.Off + o)[0])
+		}
+		r.N = uint64(time.Since(start))
+	case "dirty": // writes Data at each page's start, once
+		for o := uint64(0); o < c.Len; o += 4096 {
+			copy(v.at(c.Off+o), c.Data)
 		}
 	case "watch": // the same, over and over
 		for v.halt.Load() == h {

@@ -49,8 +49,9 @@ const (
 	opExport
 	// opCounters answers the counters of the server and the faults per range.
 	opCounters
-	// opReset drops every exclusion of a dead conversation.
-	opReset
+	// opResident tells how many bytes, in off, the engine has freed, and which
+	// span it takes next.
+	opResident
 )
 
 const (
@@ -58,6 +59,9 @@ const (
 	flagUnbind                  // opThaw
 	flagClean                   // opBind: the caller has just excluded and invalidated the range
 	flagPassthrough             // opExport
+	flagMeasured                // opResident: off is what is resident
+	flagIdle                    // opResident: the engine wants to be woken
+	flagLitter                  // answer to opBind: pages without content may be in the way
 )
 
 // message is what crosses a link, in both directions.

@@ -86,9 +86,10 @@ const (
 	// reservedRegions are left to RAM and to other devices when a window is
 	// sized.
 	reservedRegions = 20
-	// managedSegments is how many mappings the window takes in managed mode:
-	// enough that invalidations do not wait for each other's file.
-	managedSegments = 16
+	// managedSegments is how many mappings the window takes in managed mode.
+	// The kernel invalidates one file at a time and reads ahead to its end, so
+	// many are better; but vhost devices of the kernel bear only 64 in all.
+	managedSegments = 32
 )
 
 // MaxWindow returns the largest window, in bytes, for a front-end that bears
@@ -138,7 +139,7 @@ func New(cfg Config) (*Manager, error) {
 	m.window.changed = sync.NewCond(&m.window.mu)
 	m.slots.limit = cfg.MaxRegions
 	if cfg.Backing != Direct {
-		mc := mountConfig{window: cfg.Window, segment: cfg.Window, kick: kickBytes(cfg.Memory)}
+		mc := mountConfig{window: cfg.Window, segment: cfg.Window, memory: cfg.Memory}
 		if cfg.Backing == Managed {
 			n := (cfg.Window/RangeSize + managedSegments - 1) / managedSegments
 			mc.segment = n * RangeSize

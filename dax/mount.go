@@ -31,7 +31,7 @@ func BackingMain(args []string) error {
 		}
 		n[i] = v
 	}
-	cfg := mountConfig{window: n[0], segment: n[1], kick: n[2]}
+	cfg := mountConfig{window: n[0], segment: n[1], memory: n[2]}
 	links := make([]*link, n[3])
 	for i := range links {
 		links[i] = newLink(firstLinkFD + i)
@@ -48,19 +48,22 @@ func BackingMain(args []string) error {
 	unix.Umask(0)
 
 	s := newServer(cfg)
-	s.kicked = kicked
+	s.budget.kicked = kicked
 	dev, mnt, err := mountDetached()
 	if err != nil {
 		return err
 	}
 	s.fuse, err = fuse.NewServer(s, "/dev/fd/"+strconv.Itoa(dev), &fuse.MountOptions{
 		MaxWrite: maxRequest,
-		// Readahead waits for the page it is about, not in a queue of
-		// bounded length: parked READs there would keep writeback out.
-		SyncRead:                 true,
+		// With a budget a thread that faults waits for its readahead too, so
+		// that no more than that is in memory beside what is counted.
+		SyncRead: cfg.memory != 0,
+		// A READ that waits for an exclusion must not keep writeback out of
+		// the queue of background requests.
 		MaxBackground:            1<<16 - 1,
 		ExplicitDataCacheControl: true,
 		DisableXAttrs:            true,
+		DisableSplice:            true,
 		MaxStackDepth:            1,
 		Logger:                   log.New(os.Stderr, "dax: ", 0),
 	})

@@ -1,7 +1,6 @@
 package dax
 
 import (
-	"encoding/binary"
 	"fmt"
 	"runtime"
 	"slices"
@@ -37,8 +36,7 @@ type server struct {
 	nextID   uint32
 
 	counters serverCounters
-	kicked   int           // eventfd
-	unkicked atomic.Uint64 // bytes of READs since the last kick
+	budget   budget
 }
 
 // binding says which file a range of the window shows.
@@ -46,6 +44,7 @@ type binding struct {
 	file   *realFile // nil: none
 	off    uint64
 	dirty  bool // pages may be cached that are not of file
+	litter bool // pages without content may be cached
 	faults uint64
 }
 
@@ -78,7 +77,7 @@ const numServerCounters = 8
 type mountConfig struct {
 	window  uint64 // bytes, a multiple of RangeSize
 	segment uint64 // bytes per file of the window, a multiple of RangeSize
-	kick    uint64 // bytes of READs after which the daemon is woken
+	memory  uint64 // bytes that may be resident, 0 for no limit
 }
 
 func (c mountConfig) segments() int { return int((c.window + c.segment - 1) / c.segment) }
@@ -96,6 +95,7 @@ func newServer(cfg mountConfig) *server {
 		bindings:      make([]binding, cfg.window/RangeSize),
 		files:         make(map[uint64]*realFile),
 		exports:       make(map[uint64]*export),
+		budget:        budget{limit: cfg.memory, less: make(chan struct{})},
 	}
 }
 
@@ -199,6 +199,12 @@ func (s *server) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 	return fuse.OK
 }
 
+// Read is a fault, or readahead that comes with one. A front-end marks the window
+// for huge pages (QEMU does so with all it takes for RAM), and then the kernel
+// reads the aligned 2 MiB and as much again behind them. What of that meets a
+// range that shows nothing is refused, so that nothing is cached there that has
+// to be found and taken away when the range is bound; an access gets its page of
+// zeroes by a READ of that page alone.
 func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if in.NodeId < segmentNode || in.NodeId >= exportNode {
 		return nil, fuse.EIO
@@ -208,12 +214,15 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 	buf = buf[:where.Len]
 	s.counters.reads.Add(1)
 	s.counters.readBytes.Add(where.Len)
-	s.kick(where.Len)
+	s.budget.charge(where, s.excluded)
 	status := fuse.OK
 	var pieces [4]piece
 	for _, p := range s.enter(where, pieces[:0]) {
 		b := buf[p.window.Off-where.Off:][:p.window.Len]
 		if p.file == nil {
+			if where.Len > onePage && p.window.Len == where.Len {
+				return nil, fuse.EIO
+			}
 			clear(b)
 			continue
 		}
@@ -227,17 +236,6 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		return nil, status
 	}
 	return fuse.ReadResultData(buf), fuse.OK
-}
-
-// kick wakes the daemon's engine when enough has been read.
-func (s *server) kick(n uint64) {
-	if s.unkicked.Add(n) < s.cfg.kick {
-		return
-	}
-	s.unkicked.Store(0)
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	unix.Write(s.kicked, one[:])
 }
 
 // piece is a part of a request that lies in one range.
@@ -289,7 +287,19 @@ func (s *server) enter(w span, pieces []piece) []piece {
 			f.served = addSpan(f.served, sp.clip(w))
 		}
 	}
-	return s.resolve(w, pieces, true)
+	pieces = s.resolve(w, pieces, true)
+	for _, p := range pieces {
+		if p.file != nil {
+			continue
+		}
+		b := &s.bindings[p.window.Off/RangeSize]
+		if w.Len > onePage && p.window.Len == w.Len {
+			b.litter = true
+		} else {
+			b.dirty = true
+		}
+	}
+	return pieces
 }
 
 func (s *server) parkedOver(w span) *freeze {
@@ -301,6 +311,18 @@ func (s *server) parkedOver(w span) *freeze {
 	return nil
 }
 
+// excluded says whether there is an exclusion over w.
+func (s *server) excluded(w span) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.freezes {
+		if overlapsAny(f.spans, w) {
+			return true
+		}
+	}
+	return false
+}
+
 // slowOver returns an exclusion over w that takes too many passes.
 func (s *server) slowOver(w span) *freeze {
 	for _, f := range s.freezes {
@@ -310,6 +332,8 @@ func (s *server) slowOver(w span) *freeze {
 	}
 	return nil
 }
+
+const onePage = 4096
 
 // patientPasses is how many passes of one exclusion serve READs at once.
 const patientPasses = 4
@@ -323,7 +347,6 @@ func (s *server) resolve(w span, pieces []piece, fault bool) []piece {
 		if b.file != nil {
 			p.file = b.file.get()
 		} else if fault {
-			b.dirty = true
 			s.counters.unbounds.Add(1)
 		}
 		if fault {
@@ -425,6 +448,7 @@ func (s *server) call(m *message) error {
 			thawed: make(chan struct{}),
 		})
 		m.id, m.spans = s.nextID, m.spans[:0]
+		s.budget.look()
 		return nil
 	case opPark:
 		f := s.freeze(m.id)
@@ -472,11 +496,20 @@ func (s *server) call(m *message) error {
 			m.values = append(m.values, s.bindings[i].faults)
 		}
 		return nil
-	case opReset:
-		for _, f := range s.freezes {
-			f.release()
+	case opResident:
+		if m.flags&flagMeasured != 0 {
+			s.budget.set(m.off)
+		} else {
+			var next span
+			if len(m.spans) > 0 {
+				next = m.spans[0]
+			}
+			s.budget.free(m.off, next)
+			m.spans = m.spans[:0]
 		}
-		s.freezes = nil
+		if m.flags&flagIdle != 0 {
+			s.budget.done()
+		}
 		return nil
 	}
 	return unix.ENOSYS
@@ -520,6 +553,9 @@ func (s *server) bind(m *message) error {
 	}
 	if b.dirty && m.flags&flagClean == 0 {
 		return unix.EBUSY
+	}
+	if b.litter {
+		m.flags |= flagLitter
 	}
 	*b = binding{file: f, off: m.off, faults: b.faults}
 	return nil

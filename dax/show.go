@@ -98,6 +98,9 @@ func (m *Manager) bindManaged(op *Op, x *inodeState, fd int, i uint32, off uint6
 	}
 	err := m.back.call(&op.msg)
 	if err != unix.EBUSY {
+		if op.msg.flags&flagLitter != 0 {
+			m.back.dropUnused(rangeSpan(i))
+		}
 		return err
 	}
 	// The guest has touched the range while it showed nothing, and has pages

@@ -1,0 +1,157 @@
+package dax
+
+import (
+	"bytes"
+	"testing"
+	"time"
+)
+
+// TestResidentStaysUnderBudget touches eight times the budget, over and over, from
+// several threads, while the host looks at what is resident.
+func TestResidentStaysUnderBudget(t *testing.T) {
+	const ranges = 256
+	const budget = ranges / 8 * RangeSize
+	m := testManager(t, Config{Window: ranges * RangeSize, Memory: budget})
+	watchdog(t, m, time.Minute)
+	op := m.NewOp()
+	f := newTestFile(t, 0, 'a')
+	if err := f.Truncate(ranges * RangeSize); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint32(ranges) {
+		show(t, m, op, f, uint64(i)*RangeSize, i)
+	}
+	g := startGuest(t, m)
+	var calls []chan guestReply
+	for i := range uint64(2) {
+		calls = append(calls, g.start(guestCall{Op: "fault", Off: i * ranges / 2 * RangeSize, Len: ranges / 2 * RangeSize}))
+	}
+	var most, over, looks uint64
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		n, err := m.back.resident(span{0, m.cfg.Window})
+		if err != nil {
+			t.Fatal(err)
+		}
+		looks++
+		most = max(most, n)
+		if n > budget+budget/10 {
+			over++
+		}
+	}
+	g.do(guestCall{Op: "stop"})
+	for _, c := range calls {
+		<-c
+	}
+	s := m.Stats()
+	t.Logf("budget %d, most resident %d, over it at %d of %d looks; %+v", uint64(budget), most, over, looks, s)
+	if over != 0 && !checkLocks { // the race detector makes everything but the kernel slow
+		t.Errorf("more than a tenth over the budget at %d of %d looks, %d bytes at most", over, looks, most)
+	}
+	if s.ReclaimedRanges == 0 {
+		t.Error("nothing was reclaimed")
+	}
+}
+
+// TestReclaimUnderRewrite reclaims everything, all the time, while the guest
+// rewrites and checks every page through its mapping.
+func TestReclaimUnderRewrite(t *testing.T) {
+	const ranges = 4
+	duration := 3 * time.Second
+	if testing.Short() {
+		duration = time.Second
+	}
+	m := testManager(t, Config{Window: ranges * RangeSize})
+	watchdog(t, m, time.Minute)
+	op := m.NewOp()
+	f := newTestFile(t, 0, 0)
+	if err := f.Truncate(ranges * RangeSize); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint32(ranges) {
+		show(t, m, op, f, uint64(i)*RangeSize, i)
+	}
+	g := startGuest(t, m)
+	var calls []chan guestReply
+	const each = RangeSize / 4
+	for i := range uint64(ranges) {
+		calls = append(calls, g.start(guestCall{Op: "rewrite", Off: i * RangeSize, Len: each}))
+	}
+	for end := time.Now().Add(duration); time.Now().Before(end); {
+		m.Reclaim(0)
+	}
+	g.do(guestCall{Op: "stop"})
+	var pages uint64
+	for i, c := range calls {
+		r := <-c
+		if r.Err != "" {
+			t.Error(r.Err)
+		}
+		pages += r.N
+		if err := m.Sync(op, &f.Inode); err != nil {
+			t.Error(err)
+		}
+		got := f.bytes(t, int64(i)*RangeSize, each)
+		for p, gen := range r.Data {
+			if b := got[p*pageSize : (p+1)*pageSize]; bytes.Count(b, []byte{gen}) != pageSize {
+				t.Fatalf("range %d page %d: the file has %d, the guest wrote %d", i, p, b[0], gen)
+			}
+		}
+	}
+	s := m.Stats()
+	t.Logf("%d pages rewritten, %d ranges reclaimed, %d bytes written back", pages, s.ReclaimedRanges, s.WritebackBytes)
+	if s.ReclaimedRanges == 0 {
+		t.Error("nothing was reclaimed")
+	}
+}
+
+// TestSecondChance leaves a range alone that came back at once.
+func TestSecondChance(t *testing.T) {
+	m := testManager(t, Config{Window: 64 * RangeSize})
+	watchdog(t, m, time.Minute)
+	op := m.NewOp()
+	f := newTestFile(t, 8*RangeSize, 'a')
+	for i := range uint32(4) {
+		show(t, m, op, f, uint64(2*i)*RangeSize, 8*i)
+	}
+	g := startGuest(t, m)
+	hot, cold := uint64(0), []uint64{8 * RangeSize, 16 * RangeSize, 24 * RangeSize}
+	for range 3 {
+		g.read(hot, 1)
+		m.Reclaim(0)
+	}
+	g.read(hot, 1)
+	for _, c := range cold {
+		g.read(c, 1)
+	}
+	before, _ := m.back.resident(rangeSpan(0))
+	m.Reclaim(RangeSize)
+	after, _ := m.back.resident(rangeSpan(0))
+	if before == 0 || after != before {
+		t.Errorf("the hot range had %d bytes, has %d", before, after)
+	}
+	if s := m.Stats(); s.Refaults == 0 {
+		t.Error("no refault was seen")
+	}
+}
+
+// TestReclaimWhenAllAreBusy has every inode's lock held for a while: reclaim waits
+// for one of them, and comes through.
+func TestReclaimWhenAllAreBusy(t *testing.T) {
+	m := testManager(t, Config{})
+	watchdog(t, m, 30*time.Second)
+	op := m.NewOp()
+	f := newTestFile(t, RangeSize, 'a')
+	show(t, m, op, f, 0, 0)
+	g := startGuest(t, m)
+	g.read(0, 1)
+	op.lock(f.state(), classMmap, heldShared)
+	freed := make(chan uint64)
+	go func() { freed <- m.Reclaim(0) }()
+	for m.stats.BusySkips.Load() == 0 {
+		time.Sleep(time.Millisecond) // the watchdog ends it
+	}
+	op.End()
+	if n := <-freed; n == 0 {
+		t.Error("nothing was reclaimed")
+	}
+}
