@@ -21,17 +21,29 @@ type identity struct {
 type credentials struct {
 	privileged bool // may take other users' identities
 	uid, gid   uint32
-	caps       [2]capData // of the thread as it started
-	joined     bool       // joinGroup has to be undone
+	caps       [2]unix.CapUserData // of the thread as it started
+	joined     bool                // joinGroup has to be undone
 }
 
 func newCredentials() credentials {
 	c := credentials{uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid())}
-	if sysCapget(&c.caps) == 0 {
+	if getCaps(&c.caps) {
 		const setuidSetgid = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
-		c.privileged = c.caps[0].effective&setuidSetgid == setuidSetgid
+		c.privileged = c.caps[0].Effective&setuidSetgid == setuidSetgid
 	}
 	return c
+}
+
+// getCaps reads the capabilities of the calling thread.
+func getCaps(caps *[2]unix.CapUserData) bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	return unix.Capget(&hdr, &caps[0]) == nil
+}
+
+// setCaps sets the capabilities of the calling thread only.
+func setCaps(caps *[2]unix.CapUserData) unix.Errno {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	return errnoOf(unix.Capset(&hdr, &caps[0]))
 }
 
 const keepID = ^uintptr(0)
@@ -62,9 +74,9 @@ func (c *credentials) assume(id *identity) unix.Errno {
 		if id.anyGroup {
 			// The permitted set outlives a change of the effective uid alone.
 			caps := c.caps
-			caps[0].effective &= 1 << unix.CAP_DAC_OVERRIDE
-			caps[1].effective = 0
-			return sysCapset(&caps)
+			caps[0].Effective &= 1 << unix.CAP_DAC_OVERRIDE
+			caps[1].Effective = 0
+			return setCaps(&caps)
 		}
 	}
 	return 0
@@ -83,7 +95,7 @@ func (c *credentials) restore(id *identity) bool {
 	if id.uid != c.uid {
 		_, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keepID, uintptr(c.uid), keepID)
 		ok = ok && e == 0
-		ok = sysCapset(&c.caps) == 0 && ok
+		ok = setCaps(&c.caps) == 0 && ok
 	}
 	if id.gid != c.gid {
 		_, _, e := unix.RawSyscall(unix.SYS_SETRESGID, keepID, uintptr(c.gid), keepID)
@@ -99,8 +111,8 @@ func (c *credentials) restore(id *identity) bool {
 // set-user-ID and set-group-ID bits as it does for an ordinary writer.
 func (c *credentials) dropFsetid() {
 	caps := c.caps
-	caps[0].effective &^= 1 << capFsetid
-	sysCapset(&caps)
+	caps[0].Effective &^= 1 << capFsetid
+	setCaps(&caps)
 }
 
 // joinGroup makes gid the group that the thread has to the file system.
@@ -114,5 +126,5 @@ func (c *credentials) restoreCaps() bool {
 	if c.joined {
 		c.joinGroup(c.gid)
 	}
-	return sysCapset(&c.caps) == 0
+	return setCaps(&c.caps) == 0
 }

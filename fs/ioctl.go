@@ -7,16 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	ioctlNone  = 0
-	ioctlWrite = 1
-	ioctlRead  = 2
+// ioctlDataMax is _IOC_SIZEMASK: what a restricted ioctl can carry.
+const ioctlDataMax = 1<<14 - 1
 
-	// ioctlDataMax is _IOC_SIZEMASK: what a restricted ioctl can carry.
-	ioctlDataMax = 1<<14 - 1
-)
-
-func iocDir(cmd uint32) uint32  { return cmd >> 30 }
 func iocSize(cmd uint32) uint32 { return cmd >> 16 & ioctlDataMax }
 
 // Requests of include/uapi/linux/{fs,fsverity}.h on 64-bit hosts, which is also

@@ -101,12 +101,26 @@ func (t *Thread) fileOpenFlags(n *inode, flags int) uint32 {
 	case CacheAlways:
 		opened = fuse.FOPEN_KEEP_CACHE
 	}
-	if flags&unix.O_ACCMODE != unix.O_RDWR && !n.mnt.slow && !t.session.has(fuse.CAP_POSIX_LOCKS) {
+	dax := t.isDAX(n)
+	if dax {
+		// The guest has no copy of the data. What it would drop is the window's mapping, under the feet of
+		// whoever does I/O on its pages at the moment.
+		opened |= fuse.FOPEN_KEEP_CACHE
+	}
+	if flags&unix.O_ACCMODE != unix.O_RDWR && !(dax && flags&unix.O_ACCMODE == unix.O_WRONLY) && !n.mnt.slow &&
+		!t.session.has(fuse.CAP_POSIX_LOCKS) {
 		// A FLUSH would find nothing to do: the file can't have been written
 		// through a mapping, and a local file system has nothing to say.
 		opened |= fuse.FOPEN_NOFLUSH
 	}
 	return opened
+}
+
+// isDAX says whether the guest reaches the data of n through the window: it
+// does for all files if the mount says so, else for those that it has mapped.
+func (t *Thread) isDAX(n *inode) bool {
+	return n.typ == unix.S_IFREG && t.session.has(fuse.CAP_MAP_ALIGNMENT) &&
+		(!t.session.has(fuse.CAP_HAS_INODE_DAX) || n.dax.Mapped())
 }
 
 // create serves FUSE_CREATE.

@@ -79,14 +79,10 @@ const (
 
 // Flags and values that go-fuse does not export.
 const (
-	getattrFH = 1 << 0 // FUSE_GETATTR_FH
-
 	writeCache       = 1 << 0 // FUSE_WRITE_CACHE
 	writeKillSuidgid = 1 << 2 // FUSE_WRITE_KILL_SUIDGID
 
 	fsyncFdatasync = 1 << 0 // FUSE_FSYNC_FDATASYNC
-
-	releaseFlockUnlock = 1 << 1 // FUSE_RELEASE_FLOCK_UNLOCK
 
 	extGroups  = 32 // FUSE_EXT_GROUPS
 	maxSecctx  = 31 // FUSE_MAX_NR_SECCTX

@@ -183,7 +183,6 @@ type Thread struct {
 	id      identity
 	ext     extensions
 	st      unix.Statx_t
-	h       handleBuf
 	missed  bool // the last name that was resolved was new
 	op      *dax.Op
 	bufs    []dax.WindowBuffer

@@ -130,5 +130,6 @@ func setupCollector() {
 		const percent = 50
 		debug.SetGCPercent(percent)
 		ballast = make([]byte, heapRoom*100/percent)
+		runtime.KeepAlive(ballast)
 	}
 }
