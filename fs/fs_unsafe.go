@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,32 +46,11 @@ func (s cstr) String() string {
 
 var emptyPath = cstr{0}
 
-// waits says that a file system whose calls may wait for a network or another
-// process is in use.
-var waits atomic.Bool
-
-// quick and quick6 are system calls that end soon on a local file system: the
-// Go scheduler need not know. If it did it would, while a reader does little
-// else, take its processor away fifty times a millisecond and give it back.
-func quick(trap, a1, a2, a3 uintptr) (r1, r2 uintptr, e unix.Errno) {
-	if waits.Load() {
-		return unix.Syscall(trap, a1, a2, a3)
-	}
-	return unix.RawSyscall(trap, a1, a2, a3)
-}
-
-func quick6(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, e unix.Errno) {
-	if waits.Load() {
-		return unix.Syscall6(trap, a1, a2, a3, a4, a5, a6)
-	}
-	return unix.RawSyscall6(trap, a1, a2, a3, a4, a5, a6)
-}
-
 // The calls below are those of x/sys/unix with a name that need not be copied
 // into a Go string first.
 
 func sysStatx(dirfd int, name cstr, flags, mask int, st *unix.Statx_t) unix.Errno {
-	_, _, e := quick6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
+	_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
 		uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
 	return e
 }
@@ -123,7 +101,7 @@ func sysLinkat(olddir int, oldname cstr, newdir int, newname cstr, flags int) un
 }
 
 func sysReadlinkat(dirfd int, name cstr, buf []byte) (int, unix.Errno) {
-	n, _, e := quick6(unix.SYS_READLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
+	n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
 		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
 	return int(n), e
 }
@@ -151,7 +129,7 @@ func sysUtimensat(fd int, path cstr, ts *[2]unix.Timespec, flags int) unix.Errno
 }
 
 func sysFstatfs(fd int, st *unix.Statfs_t) unix.Errno {
-	_, _, e := quick(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+	_, _, e := unix.Syscall(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
 	return e
 }
 
@@ -162,7 +140,7 @@ func sysFchownat(fd int, uid, gid uint32) unix.Errno {
 }
 
 func sysGetxattr(path, name cstr, buf []byte) (int, unix.Errno) {
-	n, _, e := quick6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(unsafe.SliceData(path))), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
+	n, _, e := unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(unsafe.SliceData(path))), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
 		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0)
 	return int(n), e
 }
@@ -174,7 +152,7 @@ func sysSetxattr(path, name cstr, value []byte, flags uint32) unix.Errno {
 }
 
 func sysListxattr(path cstr, buf []byte) (int, unix.Errno) {
-	n, _, e := quick(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(unsafe.SliceData(path))),
+	n, _, e := unix.Syscall(unix.SYS_LISTXATTR, uintptr(unsafe.Pointer(unsafe.SliceData(path))),
 		uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
 	return int(n), e
 }
@@ -197,7 +175,7 @@ type handleBuf struct {
 func sysNameToHandleAt(dirfd int, name cstr, h *handleBuf, flags int) (mountID int, e unix.Errno) {
 	h.bytes = maxHandleSize
 	var id int32
-	_, _, e = quick6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
+	_, _, e = unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dirfd), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
 		uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(&id)), uintptr(flags), 0)
 	return int(id), e
 }
