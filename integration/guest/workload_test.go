@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestFioVerifies(t *testing.T) {
 		{"psync", "--ioengine=psync --rw=randrw --bs=4k --size=24m --numjobs=2"},
 		{"psync-large", "--ioengine=psync --rw=write --bs=1m --size=128m"},
 		{"psync-direct", "--ioengine=psync --direct=1 --rw=randwrite --bs=4k-64k --size=32m"},
-		{"psync-unaligned", "--ioengine=psync --rw=randwrite --bsrange=128-9999 --bs_unaligned --size=4m"},
+		{"psync-unaligned", "--ioengine=psync --rw=randwrite --bs=1000 --bs_unaligned --size=2m"},
 		{"libaio-direct", "--ioengine=libaio --iodepth=32 --direct=1 --rw=randwrite --bs=16k --size=32m"},
 		{"io_uring", "--ioengine=io_uring --iodepth=16 --rw=randwrite --bs=8k --size=32m"},
 		{"mmap", "--ioengine=mmap --rw=randwrite --bs=4k --size=16m"},
@@ -45,29 +46,23 @@ func TestFioVerifies(t *testing.T) {
 func TestStressNG(t *testing.T) {
 	vm := mounted(t, t.TempDir(), guest.Share{RequestQueues: ownQueues()}, "--xattr", "--allow-direct-io")
 	// Those that exercise another file system than the one they are told to work on, or none.
-	elsewhere := []string{"binderfs", "cgroup", "chroot", "configfs", "dev-shm", "eventfd", "ioprio", "loop", "procfs", "ramfs", "sysfs", "tmpfs", "verity", "zerofill"}
+	elsewhere := []string{"binderfs", "cgroup", "chroot", "configfs", "dev-shm", "eventfd", "ioprio", "loop", "procfs", "ramfs", "rofs", "sysfs", "tmpfs", "verity", "zerofill"}
 	known := strings.Fields(run(t, vm, time.Minute, "stress-ng --class filesystem? | sed 's/.*: *//'"))
 	if len(known) < 20 {
 		t.Fatalf("stress-ng knows only %d file-system stressors: %v", len(known), known)
 	}
+	// chattr and inode-flags make a file immutable that has dirty mapped pages. The guest's kernel may write those
+	// back, the daemon may not, and the next syncfs(2) says so, once: it is taken here, not by the next stressor.
+	const settle = "sync -f /mnt 2>/dev/null"
 	for _, name := range known {
-		if contains(elsewhere, name) {
+		if slices.Contains(elsewhere, name) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
 			run(t, vm, 2*time.Minute, fmt.Sprintf(
-				"mkdir -p /mnt/%[1]s && stress-ng --%[1]s 2 --timeout 4s --temp-path /mnt/%[1]s --verify --oomable --no-rand-seed 2>&1; status=$?; rm -rf /mnt/%[1]s; exit $status", name))
+				"mkdir -p /mnt/%[1]s && stress-ng --%[1]s 2 --timeout 4s --temp-path /mnt/%[1]s --verify --oomable --no-rand-seed 2>&1; status=$?; rm -rf /mnt/%[1]s; %[2]s; exit $status", name, settle))
 		})
 	}
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 // TestGitCloneAndFsck makes a history on the share, clones it in both ways, packs it and checks every object.
@@ -98,7 +93,7 @@ git -C /mnt/local fsck --full --strict
 git checkout -q main
 test "$(git rev-parse HEAD)" = "$(git -C /mnt/origin rev-parse HEAD)"
 test -z "$(git status --porcelain)"
-diff -r --exclude=.git /mnt/origin /mnt/packed
+diff -r --no-dereference --exclude=.git /mnt/origin /mnt/packed
 git worktree add -q /mnt/tree topic
 git -C /mnt/tree grep -q 200
 git worktree remove /mnt/tree

@@ -1,0 +1,116 @@
+package guest_test
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
+)
+
+// daxMounted boots a guest with dir at /mnt, every file of it mapped through a window of the given size.
+func daxMounted(t *testing.T, dir, window string, options ...string) *guest.VM {
+	t.Helper()
+	if foreign() {
+		t.Skip("the daemon under test may have no DAX window")
+	}
+	findAssets(t)
+	_, socket := startDaemon(t, dir, append([]string{"--tag=" + tag, "--dax-window=" + window, "--queues=2"}, options...)...)
+	vm := startVM(t, guest.Config{Shares: []guest.Share{{Tag: tag, Socket: socket, RequestQueues: 2, DAX: true}}})
+	run(t, vm, time.Minute, "mount -t virtiofs -o dax=always "+tag+" /mnt && grep -q 'virtiofs .*dax=always' /proc/mounts")
+	return vm
+}
+
+// TestDAXFilesOfEverySize reads, grows, shrinks and maps files around the sizes of pages and ranges in the guest, with
+// a window that holds few of them, and compares them on both sides.
+func TestDAXFilesOfEverySize(t *testing.T) {
+	dir := t.TempDir()
+	vm := daxMounted(t, dir, "32M")
+	var archive bytes.Buffer
+	want, err := writeSourceTree(&archive, 2, 300)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var complaint bytes.Buffer
+	if err := vm.Exec(t.Context(), guest.Command{Script: "tar -x", Dir: "/mnt", Stdin: &archive, Stderr: &complaint}); err != nil {
+		t.Fatalf("unpack: %v\n%s", err, complaint.String())
+	}
+	want.same(t, onHost(t, dir), "on the host")
+	want.same(t, inGuest(t, vm), "in the guest")
+
+	const page, mapping = 4096, 2 << 20
+	for _, size := range []int{0, 1, page - 1, page, page + 1, mapping - 1, mapping, mapping + 1, 3*mapping + 12345} {
+		name := fmt.Sprintf("size-%d", size)
+		out := run(t, vm, time.Minute, fmt.Sprintf(`set -e
+cd /mnt
+head -c %[2]d /dev/urandom >/tmp/reference
+cp /tmp/reference %[1]s
+echo 3 >/proc/sys/vm/drop_caches
+cmp %[1]s /tmp/reference
+python3 - <<'PY'
+import mmap, os
+fd = os.open("%[1]s", os.O_RDWR)
+size = os.fstat(fd).st_size
+if size:
+    with mmap.mmap(fd, size) as m:
+        m[size - 1] = m[size - 1] ^ 0xff
+        m[0] = m[0] ^ 0xff
+        m.flush()
+    with mmap.mmap(fd, size) as m:
+        m[size - 1] = m[size - 1] ^ 0xff
+        m[0] = m[0] ^ 0xff
+PY
+cmp %[1]s /tmp/reference
+echo tail >>%[1]s; echo tail >>/tmp/reference
+cmp %[1]s /tmp/reference
+truncate -s +5000 %[1]s; truncate -s +5000 /tmp/reference
+cmp %[1]s /tmp/reference
+truncate -s %[2]d %[1]s; truncate -s %[2]d /tmp/reference
+cmp %[1]s /tmp/reference
+rm %[1]s
+md5sum /tmp/reference`, name, size))
+		if !strings.Contains(out, "/tmp/reference") {
+			t.Errorf("size %d: %s", size, out)
+		}
+	}
+}
+
+// TestDAXFioVerifies works on several times the window.
+func TestDAXFioVerifies(t *testing.T) {
+	vm := daxMounted(t, t.TempDir(), "32M")
+	for _, engine := range []string{"mmap", "psync"} {
+		t.Run(engine, func(t *testing.T) {
+			run(t, vm, 5*time.Minute, fmt.Sprintf(
+				"fio --name=%[1]s --directory=/mnt --ioengine=%[1]s --rw=randwrite --bs=4k --size=32m --numjobs=3 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_state_save=0 --group_reporting && rm /mnt/%[1]s*", engine))
+		})
+	}
+}
+
+// TestDAXReboots resets a guest that has mappings.
+func TestDAXReboots(t *testing.T) {
+	if foreign() {
+		t.Skip("the daemon under test may have no DAX window")
+	}
+	findAssets(t)
+	daemon, socket := startDaemon(t, t.TempDir(), "--tag="+tag, "--dax-window=32M", "--reconnect")
+	vm := startVM(t, guest.Config{Shares: []guest.Share{{Tag: tag, Socket: socket, DAX: true}}})
+	for i := range 3 {
+		run(t, vm, time.Minute, fmt.Sprintf(`set -e
+mount -t virtiofs -o dax=always %[1]s /mnt
+test %[2]d = 0 || md5sum -c --status /mnt/sum
+head -c 10000000 /dev/urandom >/mnt/file
+md5sum /mnt/file >/mnt/sum
+sync
+(while :; do fio --name=busy --directory=/mnt --ioengine=mmap --rw=randwrite --bs=4k --size=16m --runtime=5; done) >/dev/null 2>&1 &`, tag, i))
+		if err := vm.Reset(t.Context()); err != nil {
+			t.Fatalf("reboot %d: %v", i, err)
+		}
+	}
+	select {
+	case <-daemon.Done():
+		t.Error("the daemon has ended")
+	default:
+	}
+}
