@@ -46,6 +46,8 @@ type inodeState struct {
 	mapFD    int // what the front-end gets; -1 with Managed
 	writable bool
 
+	watchKey string // guarded by hostWatch.mu, except that add and remove do not meet
+
 	// ranges maps file offsets to ranges of the window. Guarded by the
 	// manager's mu.
 	ranges map[uint64]uint32

@@ -113,6 +113,7 @@ type Manager struct {
 	window window
 	slots  slots
 	engine engine
+	watch  hostWatch
 	stats  stats
 	closed atomic.Bool
 }
@@ -150,6 +151,7 @@ func New(cfg Config) (*Manager, error) {
 		}
 	}
 	m.slots.init(m)
+	m.watch.start(m)
 	m.engine.start(m)
 	return m, nil
 }
@@ -160,6 +162,7 @@ func (m *Manager) Close() {
 		return
 	}
 	m.engine.stop()
+	m.watch.stop()
 	m.Destroy()
 	if m.back != nil {
 		m.back.close()

@@ -174,6 +174,7 @@ func (m *Manager) prepare(op *Op, x *inodeState, file File) error {
 		x.close()
 		return err
 	}
+	m.watch.add(x)
 	x.ino.io.Or(ioMapped)
 	return nil
 }
@@ -195,6 +196,7 @@ func (m *Manager) settleLocked(op *Op, x *inodeState) {
 		return
 	}
 	m.forget(op, x)
+	m.watch.remove(x)
 	x.close()
 	x.ino.io.And(^ioMapped)
 }

@@ -1,0 +1,61 @@
+package dax
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// TestHostChangesShow has another process change a mapped file, and truncate it.
+func TestHostChangesShow(t *testing.T) {
+	m := testManager(t, Config{})
+	if m.watch.fan < 0 {
+		t.Skip("skip: no fanotify here")
+	}
+	watchdog(t, m, 30*time.Second)
+	op := m.NewOp()
+	f := newTestFile(t, 10000, 'a')
+	show(t, m, op, f, 0, 0)
+	if f.state().watchKey == "" {
+		t.Skip("skip: fanotify does not tell files of this file system apart")
+	}
+	g := startGuest(t, m)
+	sees := func(off uint64, want string) {
+		t.Helper()
+		var got []byte
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if got = g.read(off, uint64(len(want))); string(got) == want {
+				return
+			}
+		}
+		t.Errorf("the guest sees %q, want %q", got, want)
+	}
+	sees(5000, "aaa")
+	for _, c := range []struct {
+		command string
+		off     uint64
+		want    string
+	}{
+		{"printf host | dd of=$F bs=1 seek=5000 conv=notrunc status=none", 4999, "ahosta"},
+		{"truncate -s 5002 $F", 5000, "ho\x00\x00"},
+		{"printf more >> $F", 5000, "homore\x00"},
+	} {
+		cmd := exec.Command("sh", "-c", c.command)
+		cmd.Env = append(os.Environ(), "F="+f.Name())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		sees(c.off, c.want)
+	}
+	// Our own writes are no reason to take pages away.
+	n := m.Stats().HostChanges
+	g.write(0, []byte("guest"))
+	if err := m.Sync(op, &f.Inode); err != nil {
+		t.Error(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if k := m.Stats().HostChanges; k != n || n == 0 {
+		t.Errorf("%d host changes, then %d", n, k)
+	}
+}
