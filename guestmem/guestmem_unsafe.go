@@ -170,7 +170,8 @@ func (s Span) Has(addr uintptr) bool { return addr-s.addr < s.n }
 func orUint32(addr uintptr, bits uint32) { atomic.OrUint32((*uint32)(at(addr)), bits) }
 
 // SpanOf returns memory that this process shares with others by other means
-// than a region, such as the in-flight buffer. The caller keeps b mapped.
+// than a region, such as the in-flight buffer. b is a mapping, which the caller
+// keeps, and not memory of Go's.
 func SpanOf(b []byte) Span {
 	return Span{uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))}
 }

@@ -1,10 +1,6 @@
 package guestmem
 
-import (
-	"sync"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // maxIovecs is the kernel's limit, UIO_MAXIOV.
 const maxIovecs = 1024
@@ -12,7 +8,24 @@ const maxIovecs = 1024
 // bounceSize bounds the memory that a transfer with a window needs.
 const bounceSize = 128 << 10
 
-var bouncePool = sync.Pool{New: func() any { return new([bounceSize]byte) }}
+// bounces keeps buffers for that, of which few are used at a time.
+var bounces = make(chan *[bounceSize]byte, 8)
+
+func getBounce() *[bounceSize]byte {
+	select {
+	case b := <-bounces:
+		return b
+	default:
+		return new([bounceSize]byte)
+	}
+}
+
+func putBounce(b *[bounceSize]byte) {
+	select {
+	case bounces <- b:
+	default:
+	}
+}
 
 // ReadFrom reads up to n bytes, and not more than are left, from the file fd at
 // offset off into the buffers at the cursor, with preadv2. An off of -1 is the
@@ -126,8 +139,8 @@ func (b *Buffers) direct(trap uintptr, fd int, off int64, seg, segs int, at uint
 // bounce moves n bytes at offset at of segment seg, which lies in a window, by
 // way of a buffer.
 func (b *Buffers) bounce(trap uintptr, fd int, off int64, seg int, at uintptr, n, flags int) (int, error) {
-	buf := bouncePool.Get().(*[bounceSize]byte)
-	defer bouncePool.Put(buf)
+	buf := getBounce()
+	defer putBounce(buf)
 	w := b.where[seg]
 	r := b.table.regions[w.region]
 	in := w.gpa - r.spec.GuestAddr + uint64(at)

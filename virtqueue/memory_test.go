@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,6 +105,7 @@ func TestRingMovesWithTheMemory(t *testing.T) {
 			if q.EnableNotify() {
 				t.Fatal("something is pending")
 			}
+			change()
 			m.mem.Settle()
 			if n := m.mappings(); n != 2 {
 				t.Fatalf("%d mappings while the ring rests, want the driver's and the current one", n)
@@ -258,5 +260,65 @@ func TestMemoryChangesUnderLoad(t *testing.T) {
 		stop.Store(true)
 		wg.Wait()
 		m.mustBeReleased(q)
+	})
+}
+
+// TestKicksAreNotLost has a driver that kicks only when asked, and a popper that
+// sleeps until then. It fails when either side can miss what the other has
+// stored. Without the barrier in enableNotify that takes two idle processors and
+// about a million requests.
+func TestKicksAreNotLost(t *testing.T) {
+	eachFormat(t, func(t *testing.T, features uint64) {
+		const size, requests = 4, 300000
+		m := newMachine(t)
+		d, q := m.driver(size, features), m.queue(m.config(size, features))
+		var kicked, done atomic.Uint32
+		var wg sync.WaitGroup
+		var stop atomic.Bool
+		wg.Go(func() {
+			var c Chain
+			for n := 0; n < requests; {
+				ok, err := q.Pop(&c)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if ok {
+					q.Push(&c, 0)
+					q.Flush()
+					done.Add(1)
+					n++
+					continue
+				}
+				kicked.Store(0)
+				if q.EnableNotify() {
+					continue
+				}
+				for kicked.Load() == 0 && !stop.Load() {
+					runtime.Gosched()
+				}
+				if stop.Load() {
+					return
+				}
+			}
+		})
+		for i := range uint32(requests) {
+			d.add(in(dataAt, 8))
+			if d.kicks() {
+				kicked.Store(1)
+			}
+			for begin := time.Now(); done.Load() == i && !t.Failed(); {
+				runtime.Gosched()
+				if time.Since(begin) > 20*time.Second {
+					t.Errorf("request %d waits without a kick", i)
+				}
+			}
+			if t.Failed() {
+				break
+			}
+			d.used()
+		}
+		stop.Store(true)
+		wg.Wait()
 	})
 }
