@@ -144,6 +144,19 @@ func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 			f.log.Warn("the guest's kernel lacks what an option needs; the option has no effect", "option", o.name)
 		}
 	}
+	if flags&fuse.CAP_MAP_ALIGNMENT != 0 {
+		// At a new mtime or size Linux (7.2, fuse_change_attributes_i) would drop the mappings of DAX files, which are
+		// no copies of anything, without waiting for I/O on their pages. Where some files are not DAX a new size has
+		// to drop what is cached of those.
+		flags &^= fuse.CAP_AUTO_INVAL_DATA
+		if flags&fuse.CAP_HAS_INODE_DAX == 0 {
+			flags |= offered & fuse.CAP_EXPLICIT_INVAL_DATA
+		}
+	}
+	if flags&fuse.CAP_HANDLE_KILLPRIV_V2 == 0 {
+		// An OPEN with O_TRUNC does not say whether the set-id bits have to go; a SETATTR before it does.
+		flags &^= fuse.CAP_ATOMIC_O_TRUNC
+	}
 	return flags, 0
 }
 

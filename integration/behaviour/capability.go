@@ -74,6 +74,9 @@ const (
 	Btime Capability = "btime"
 	// Atime: reading moves the access time at least by the rules of relatime.
 	Atime Capability = "atime"
+	// WriteTimes: every write moves the times of modification and change at once. With DAX in a guest they move when
+	// the host notices, which may be never for pages that are mapped already.
+	WriteTimes Capability = "write-times"
 	// WideTimes: times before 1970 and after 2038.
 	WideTimes Capability = "wide-times"
 	// FineTimes: nanoseconds are kept.
@@ -91,7 +94,7 @@ var Capabilities = []Capability{
 	RenameNoreplace, RenameExchange, RenameWhiteout,
 	XattrUser, XattrTrusted, XattrSecurity, TrustedHidden, XattrHuge, ACL,
 	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap,
-	Btime, Atime, WideTimes, FineTimes, DirNlink, BlockCount,
+	Btime, Atime, WriteTimes, WideTimes, FineTimes, DirNlink, BlockCount,
 }
 
 // Inode flags of linux/fs.h.

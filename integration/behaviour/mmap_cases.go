@@ -214,7 +214,7 @@ var mmapCases = []testCase{
 		copy(m.Bytes()[20000:], pattern(10000, 3))
 		t.sameBytes(t.pread(f, 10000, 20000), pattern(10000, 3), "read after unlink")
 	})},
-	{"a mapping moves mtime when it was written", []Capability{Mmap}, mapped(func(t *T) {
+	{"a mapping moves mtime when it was written", []Capability{Mmap, WriteTimes}, mapped(func(t *T) {
 		t.file("f", pattern(5000, 1))
 		f := t.rw("f")
 		m := t.mmap(f, 0, 5000, readWrite, unix.MAP_SHARED)

@@ -196,22 +196,31 @@ func (p *prober) attributes(b *file) {
 	p.needs(bh.SpecialOpen, nil)
 }
 
-// readTimes writes, reads and looks at the time, as the cases do: a client that caches may not tell of reads.
+// readTimes writes, reads and looks at the times, as the cases do: a client that caches or maps may not tell of reads
+// and writes, or only of the first.
 func (p *prober) readTimes() {
-	w, err := p.Open("read", unix.O_WRONLY|unix.O_CREAT, 0o666)
+	old := &[2]unix.Timespec{{Sec: 1}, {Sec: 2}}
+	w, err := p.Open("read", unix.O_RDWR|unix.O_CREAT, 0o666)
 	if p.named("read", err) != nil {
-		p.needs(bh.Atime, err)
+		p.err = errors.Join(p.err, err)
 		return
 	}
-	_, werr := w.Write([]byte("x"))
-	err = errors.Join(werr, w.Close(), p.Utimens("read", &[2]unix.Timespec{{Sec: 1}, {Sec: 2}}, 0))
-	r, oerr := p.Open("read", unix.O_RDONLY, 0)
-	if err = errors.Join(err, oerr); err != nil {
-		p.needs(bh.Atime, err)
-		return
+	defer w.Close()
+	page := make([]byte, 4096)
+	for range 3 {
+		_, err := w.Pwrite(page, 0)
+		st, serr := p.Lstat("read")
+		p.needs(bh.WriteTimes, errors.Join(err, serr, check(st.Mtime.Sec != old[1].Sec, "a write leaves the old time of modification")))
+		p.err = errors.Join(p.err, p.Utimens("read", old, 0))
+		r, err := p.Open("read", unix.O_RDONLY, 0)
+		if err != nil {
+			p.err = errors.Join(p.err, err)
+			return
+		}
+		_, err = r.Read(page)
+		st, serr = p.Lstat("read")
+		p.needs(bh.Atime, errors.Join(err, serr, r.Close(),
+			check(st.Atime.Sec != old[0].Sec, "a read leaves the old access time: a noatime mount, or a cache in between")))
+		p.err = errors.Join(p.err, p.Utimens("read", old, 0))
 	}
-	_, err = r.Read(make([]byte, 1))
-	st, serr := p.Lstat("read")
-	p.needs(bh.Atime, errors.Join(err, serr, r.Close(),
-		check(st.Atime.Sec != 1, "a read leaves the old access time: a noatime mount, or a cache in between")))
 }
