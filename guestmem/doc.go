@@ -39,8 +39,7 @@
 //
 // # Not here
 //
-// No rings, no messages, no policy on which kind a region has: [Classify] is a
-// default.
+// No rings, no messages, no policy on which kind a region has.
 //
 // # Tests
 //

@@ -362,6 +362,7 @@ func TestReleasedIsNotAcquired(t *testing.T) {
 	log.refs.Add(1)
 	must(t, log.Close())
 	must(t, next.Replace(nil))
+	next.Settle()
 	f.check(&m, "at the end", 0, 0)
 }
 

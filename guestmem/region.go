@@ -51,19 +51,6 @@ func (s *RegionSpec) String() string {
 	return fmt.Sprintf("region of %#x bytes at guest address %#x, user address %#x", s.Size, s.GuestAddr, s.UserAddr)
 }
 
-// Classify returns the kind of memory that fd is by its file system: RAM for
-// tmpfs (memfd too) and hugetlbfs, else File. It never returns Window.
-func Classify(fd int) Kind {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return File
-	}
-	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.HUGETLBFS_MAGIC {
-		return RAM
-	}
-	return File
-}
-
 // Region is one region of a [Table], with what backs it.
 type Region struct {
 	spec     RegionSpec
