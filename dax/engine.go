@@ -312,8 +312,9 @@ func (e *engine) watchPressure() {
 		e.m.log.Info("no notice of memory pressure on this host; only --dax-memory bounds the DAX window", "err", err)
 		return
 	}
-	// 100 ms of waiting in any 1 s.
-	if _, err := unix.Write(psi, []byte("some 100000 1000000\x00")); err != nil {
+	// 200 ms of waiting in any 2 s, the shortest window that does not take
+	// CAP_SYS_RESOURCE.
+	if _, err := unix.Write(psi, []byte("some 200000 2000000\x00")); err != nil {
 		e.m.log.Info("no notice of memory pressure on this host; only --dax-memory bounds the DAX window", "err", err)
 		unix.Close(psi)
 		return

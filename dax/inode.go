@@ -31,7 +31,7 @@ const (
 // inodeState is the rest of an Inode, made on demand and kept as long as it.
 type inodeState struct {
 	ino *Inode
-	id  uint64 // the inode order, and the file's name on the link
+	id  uint64 // the inode order
 
 	ioSlow  sync.RWMutex
 	drained chan struct{} // a token: the fast side may be empty
@@ -43,7 +43,8 @@ type inodeState struct {
 	// fd is the file as the window shows it, -1 while it does not. It changes
 	// with mmap held exclusively, or held shared and the manager's mu.
 	fd       int
-	mapFD    int // what the front-end gets; -1 with Managed
+	file     uint64 // fd's name on the link; another one each time, as the kernel remembers passthrough by inode
+	mapFD    int    // what the front-end gets; -1 with Managed
 	writable bool
 
 	watchKey string // guarded by hostWatch.mu, except that add and remove do not meet
@@ -53,7 +54,7 @@ type inodeState struct {
 	ranges map[uint64]uint32
 }
 
-var lastInodeID atomic.Uint64
+var lastInodeID, lastFile atomic.Uint64
 
 // state returns the inode's rest, making it if need be.
 func (n *Inode) state() *inodeState {

@@ -259,7 +259,7 @@ func (m *Manager) noWrite(op *Op, x *inodeState) error {
 		return nil
 	}
 	op.msg = op.message(opNoWrite)
-	op.msg.id, op.msg.file = op.freeze, x.id
+	op.msg.id, op.msg.file = op.freeze, x.file
 	return m.back.call(&op.msg)
 }
 

@@ -16,7 +16,7 @@ func (m *Manager) announce(op *Op, x *inodeState) error {
 		return nil
 	}
 	op.msg = op.message(opExport)
-	op.msg.file, op.msg.fd = x.id, x.fd
+	op.msg.file, op.msg.fd = x.file, x.fd
 	if x.writable {
 		op.msg.flags |= flagWritable
 	}
@@ -27,7 +27,7 @@ func (m *Manager) announce(op *Op, x *inodeState) error {
 	if err := m.back.call(&op.msg); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(m.back.mnt, "f"+strconv.FormatUint(x.id, 10), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(m.back.mnt, "f"+strconv.FormatUint(x.file, 10), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		m.forget(op, x)
 		return err
@@ -42,7 +42,7 @@ func (m *Manager) forget(op *Op, x *inodeState) {
 		return
 	}
 	op.msg = op.message(opForget)
-	op.msg.file = x.id
+	op.msg.file = x.file
 	if err := m.back.call(&op.msg); err != nil && !m.back.dead.Load() {
 		m.log.Error("forgetting a file of the DAX window", "err", err)
 	}
@@ -92,7 +92,7 @@ func (m *Manager) makeWritable(op *Op, x *inodeState, file File, i uint32, off u
 // bindManaged binds range i, with a new descriptor of the file if fd is not -1.
 func (m *Manager) bindManaged(op *Op, x *inodeState, fd int, i uint32, off uint64) error {
 	op.msg = op.message(opBind)
-	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.id, i, off, fd
+	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.file, i, off, fd
 	if fd >= 0 {
 		op.msg.flags |= flagWritable
 	}
@@ -116,7 +116,7 @@ func (m *Manager) bindManaged(op *Op, x *inodeState, fd int, i uint32, off uint6
 	}
 	freeze := op.freeze
 	op.msg = op.message(opBind)
-	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.id, i, off, fd
+	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.file, i, off, fd
 	op.msg.flags = flagClean
 	if fd >= 0 {
 		op.msg.flags |= flagWritable
@@ -154,7 +154,7 @@ func (m *Manager) takeError(op *Op, x *inodeState) error {
 		return nil
 	}
 	op.msg = op.message(opError)
-	op.msg.file = x.id
+	op.msg.file = x.file
 	return errnoOrNil(m.back.call(&op.msg))
 }
 

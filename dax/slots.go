@@ -153,6 +153,7 @@ func (s *slots) mapSlot(i int, where span, fd int, off uint64) error {
 	s.coming--
 	if err != nil {
 		s.doubtful[i] = true
+		s.m.log.Warn("the front-end did not map a piece of the DAX window; the guest gets an error", "offset", where.Off, "length", where.Len, "err", err)
 		return errnoOf(err)
 	}
 	s.live[i], s.doubtful[i] = true, false
@@ -177,11 +178,13 @@ func (s *slots) unmapRange(i uint32) {
 	w := rangeSpan(i)
 	err := mapper.Unmap(context.Background(), w.Off, w.Len)
 	s.m.stats.Unmaps.Add(1)
-	if err == nil {
-		s.mu.Lock()
-		s.doubtful[i] = false
-		s.mu.Unlock()
+	if err != nil {
+		s.m.log.Warn("the front-end did not unmap a piece of the DAX window", "offset", w.Off, "length", w.Len, "err", err)
+		return
 	}
+	s.mu.Lock()
+	s.doubtful[i] = false
+	s.mu.Unlock()
 }
 
 func (s *slots) check() error {

@@ -67,6 +67,7 @@ func (m *Manager) SetupMapping(op *Op, ino *Inode, file File, foffset, moffset, 
 	for d := uint64(0); d < length; d += RangeSize {
 		if err := m.setupRange(op, ino, file, foffset+d, uint32((moffset+d)/RangeSize), flags&SetupWrite != 0); err != nil {
 			m.stats.SetupErrors.Add(1)
+			m.log.Debug("a mapping could not be set up", "file offset", foffset+d, "window offset", moffset+d, "write", flags&SetupWrite != 0, "err", err)
 			return notAgain(err)
 		}
 	}
@@ -165,6 +166,7 @@ func (m *Manager) prepare(op *Op, x *inodeState, file File) error {
 		return err
 	}
 	x.fd, x.writable = fd, m.cfg.Backing != Managed
+	x.file = lastFile.Add(1)
 	m.window.mu.Lock()
 	if x.ranges == nil {
 		x.ranges = make(map[uint64]uint32)

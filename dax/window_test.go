@@ -324,6 +324,14 @@ func TestPassthroughSharesPages(t *testing.T) {
 	if string(mem[16384:16390]) != "grown\x00" {
 		t.Errorf("the mapping has %q", mem[16384:16390])
 	}
+	// Mapped anew while the front-end still has the old mapping.
+	if err := m.RemoveMappings(op, []RemoveMapping{{0, RangeSize}}); err != nil {
+		t.Error(err)
+	}
+	show(t, m, op, f, 0, 3)
+	if string(mem[:6]) != "mapped" {
+		t.Errorf("the old mapping has %q", mem[:6])
+	}
 	if !m.OwnsFile(x.mapFD) || m.OwnsFile(int(f.Fd())) {
 		t.Error("OwnsFile does not know the mount's files")
 	}
