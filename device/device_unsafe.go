@@ -40,3 +40,21 @@ func (f *futex) set() {
 	f.word.Store(1)
 	unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&f.word)), futexWakePrivate, 1)
 }
+
+// epollWaitUntold is epoll_wait of which the Go scheduler is not told. ms is not
+// to be long, see untold.
+func epollWaitUntold(epfd int, events []unix.EpollEvent, ms int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+		uintptr(len(events)), uintptr(ms), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
+// writeEventfd adds one to an eventfd, which does not wait where it is
+// nonblocking or below its maximum.
+func writeEventfd(fd int) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&eventOne)), uintptr(len(eventOne)))
+	return e
+}

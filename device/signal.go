@@ -64,14 +64,14 @@ func (s *signaller) signal() error {
 		return nil
 	}
 	for {
-		_, err := unix.Write(int(s.fd.Load()), eventOne[:])
-		switch err {
-		case nil, unix.EAGAIN: // at its maximum it is signalled anyway
+		e := writeEventfd(int(s.fd.Load()))
+		switch e {
+		case 0, unix.EAGAIN: // at its maximum it is signalled anyway
 			return nil
 		case unix.EINTR:
 			continue
 		}
-		return err
+		return e
 	}
 }
 

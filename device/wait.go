@@ -31,6 +31,14 @@ const (
 	pollMost  = 4 * time.Millisecond
 )
 
+// untold is for how many milliseconds at most a reader sleeps without telling
+// the Go scheduler. To be told, and told again some microseconds later, costs
+// the scheduler's monitor more than a wake-up costs the reader. Before it stops
+// the world the run-time interrupts the reader by a signal, and after ten
+// milliseconds it does so too. Longer sleeps are told, so that an idle daemon's
+// monitor can sleep.
+const untold = 20
+
 // newWaiter takes over kick, on failure too.
 func newWaiter(kick int) (*waiter, error) {
 	w := &waiter{epfd: -1, callFD: -1, kick: kick}
@@ -83,6 +91,9 @@ var errKickBroken = errors.New("the kick descriptor is broken: it is no eventfd,
 
 func (w *waiter) epollWait() (int, error) {
 	if w.kick >= 0 {
+		if n, e := epollWaitUntold(w.epfd, w.events[:], untold); n > 0 || e != 0 && e != unix.EINTR {
+			return n, errnoOrNil(e)
+		}
 		return unix.EpollWait(w.epfd, w.events[:], -1)
 	}
 	d := min(pollFirst<<min(w.polls, 10), pollMost)
@@ -94,6 +105,13 @@ func (w *waiter) epollWait() (int, error) {
 	ts := unix.NsecToTimespec(int64(d))
 	_, err := unix.Ppoll([]unix.PollFd{{Fd: int32(w.callFD), Events: unix.POLLIN}}, &ts, nil)
 	return 0, err
+}
+
+func errnoOrNil(e unix.Errno) error {
+	if e == 0 {
+		return nil
+	}
+	return e
 }
 
 // found tells that there was something in the ring.

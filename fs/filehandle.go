@@ -57,6 +57,9 @@ func (mt *mountTable) get(f *FS, id uint64, fd int, isDir bool) *mount {
 	var st unix.Statfs_t
 	if sysFstatfs(fd, &st) == 0 {
 		m.slow = isSlow(st.Type)
+		if m.slow {
+			waits.Store(true)
+		}
 	}
 	m.nowait.Store(!m.slow)
 	if isDir && f.opts.InodeFileHandles != FileHandlesNever {
