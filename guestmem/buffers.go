@@ -33,7 +33,7 @@ type segment struct {
 
 // keptSegments bounds what a Buffers holds between two uses: one hostile request
 // must not leave its size behind.
-const keptSegments = 4096
+const keptSegments = 512
 
 // Reset makes b empty, for ranges of t.
 func (b *Buffers) Reset(t *Table) {

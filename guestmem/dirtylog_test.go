@@ -160,7 +160,7 @@ func TestLogUnderChange(t *testing.T) {
 		})
 	}
 	lf := newFile(t, page)
-	for range 1000 {
+	for range 300 {
 		l, err := NewDirtyLog(lf.dup(), 0, page)
 		must(t, err)
 		m.SetLog(l)

@@ -58,14 +58,23 @@ func recoverFault(addr, n uintptr, old bool, err *error) {
 	*err = unix.EFAULT
 }
 
-// loadBytesBySystemCall is loadBytes for memory that may have nothing behind it.
+// loadBytesBySystemCall is loadBytes for memory that may have nothing behind it,
+// or that takes long to come. Where the call is forbidden loadBytes does.
 func loadBytesBySystemCall(dst []byte, addr uintptr) error {
-	return processVM(unix.SYS_PROCESS_VM_READV, dst, addr)
+	err := processVM(unix.SYS_PROCESS_VM_READV, dst, addr)
+	if err == unix.EPERM || err == unix.ENOSYS {
+		return loadBytes(dst, addr)
+	}
+	return err
 }
 
 // storeBytesBySystemCall is storeBytes for such memory.
 func storeBytesBySystemCall(addr uintptr, src []byte) error {
-	return processVM(unix.SYS_PROCESS_VM_WRITEV, src, addr)
+	err := processVM(unix.SYS_PROCESS_VM_WRITEV, src, addr)
+	if err == unix.EPERM || err == unix.ENOSYS {
+		return storeBytes(addr, src)
+	}
+	return err
 }
 
 // processVM copies between local and the mapping at remote. The local iovec

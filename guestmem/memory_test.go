@@ -390,7 +390,7 @@ func TestTablesUnderChange(t *testing.T) {
 			}
 		})
 	}
-	for range 2000 {
+	for range 500 {
 		must(t, m.Remove(0, 0, 4*page))
 		must(t, m.Add(RegionSpec{Size: 4 * page, FD: f.dup()}))
 	}

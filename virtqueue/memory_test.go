@@ -54,6 +54,39 @@ func TestRingMemoryGoesAway(t *testing.T) {
 	})
 }
 
+// TestInflightRegionGoesAway cuts the file of the in-flight region.
+func TestInflightRegionGoesAway(t *testing.T) {
+	calls := map[string]func(q *Queue, c *Chain){
+		"Pop":   func(q *Queue, c *Chain) { q.Pop(c) },
+		"Push":  func(q *Queue, c *Chain) { q.Push(c, 1) },
+		"Flush": func(q *Queue, c *Chain) { q.Push(c, 1); q.Flush() },
+	}
+	eachFormat(t, func(t *testing.T, features uint64) {
+		for name, call := range calls {
+			t.Run(name, func(t *testing.T) {
+				m, other := newMachine(t), newMachine(t)
+				d, cfg := m.driver(8, features), m.config(8, features)
+				cfg.Inflight = other.ram[:8192]
+				q := m.queue(cfg)
+				d.add(in(dataAt, 8))
+				d.add(in(dataAt, 8))
+				var c Chain
+				mustPop(t, q, &c)
+				if err := unix.Ftruncate(other.fd, 0); err != nil {
+					t.Fatal(err)
+				}
+				call(q, &c)
+				q.Flush()
+				if ok, err := q.Pop(&c); ok || !errors.Is(err, ErrRing) {
+					t.Errorf("pop: %v, %v", ok, err)
+				}
+				c.Release()
+				m.mustBeReleased(q)
+			})
+		}
+	})
+}
+
 // TestOtherPanicsGoOn checks that only faults of ring memory are caught.
 func TestOtherPanicsGoOn(t *testing.T) {
 	m := newMachine(t)

@@ -3,6 +3,7 @@ package virtqueue
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -73,6 +74,7 @@ type Queue struct {
 	// desc, driver and device are the three parts of the ring.
 	desc, driver, device guestmem.Span
 	descGPA              uint64
+	inflight             guestmem.Span // the in-flight region
 
 	logUsed    bool
 	usedLogGPA uint64
@@ -110,6 +112,7 @@ func New(cfg Config) (q *Queue, err error) {
 		limit:      max(cfg.Size, minChain),
 		logUsed:    cfg.LogUsed,
 		usedLogGPA: cfg.UsedLogGPA,
+		inflight:   guestmem.SpanOf(cfg.Inflight),
 	}
 	q.cfg.Previous, q.cfg.Inflight = nil, nil // not to be kept alive
 	switch {
@@ -151,9 +154,9 @@ func (q *Queue) Close() {
 	q.drop()
 }
 
-// catch is deferred around all that touches the ring. It turns a fault there,
-// where a mapped file has no page any more, into ErrRing. Any other panic goes
-// on.
+// catch is deferred around all that touches the ring or the in-flight region. It
+// turns a fault there, where a mapped file has no page any more, into ErrRing. Any
+// other panic goes on.
 func (q *Queue) catch(old bool, err *error) {
 	debug.SetPanicOnFault(old)
 	r := recover()
@@ -161,7 +164,8 @@ func (q *Queue) catch(old bool, err *error) {
 		return
 	}
 	f, ok := r.(interface{ Addr() uintptr })
-	if !ok || !q.desc.Has(f.Addr()) && !q.driver.Has(f.Addr()) && !q.device.Has(f.Addr()) {
+	if !ok || !slices.ContainsFunc([]guestmem.Span{q.desc, q.driver, q.device, q.inflight},
+		func(s guestmem.Span) bool { return s.Has(f.Addr()) }) {
 		panic(r)
 	}
 	q.broken.Store(true)
