@@ -109,12 +109,22 @@ func bytesVector(b []byte) iovec {
 	return iovec{uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))}
 }
 
-// vectored does preadv2 or pwritev2 on v, which is not empty.
-func vectored(trap uintptr, fd int, v []iovec, off int64, flags int) (int, error) {
+// vectored does preadv2 or pwritev2 on v, which is not empty. With now set the
+// call can't wait, neither for the file nor for memory, and the Go scheduler is
+// not told of it: its monitor would, time and again, take the processor away
+// from a reader that mostly copies.
+func vectored(trap uintptr, fd int, v []iovec, off int64, flags int, now bool) (int, error) {
 	// The kernel takes the low and the high half of the offset, and on
 	// 64-bit machines only looks at the low one.
-	n, _, e := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v)),
-		uintptr(off), uintptr(off>>32), uintptr(flags))
+	var n uintptr
+	var e unix.Errno
+	if now {
+		n, _, e = unix.RawSyscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v)),
+			uintptr(off), uintptr(off>>32), uintptr(flags))
+	} else {
+		n, _, e = unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v)),
+			uintptr(off), uintptr(off>>32), uintptr(flags))
+	}
 	if e != 0 {
 		return 0, e
 	}

@@ -130,7 +130,7 @@ func (b *Buffers) direct(trap uintptr, fd int, off int64, seg, segs int, at uint
 	v[segs-1].len -= uintptr(over)
 	v[0].base += at
 	v[0].len -= at
-	n, err := vectored(trap, fd, v, off, flags)
+	n, err := vectored(trap, fd, v, off, flags, flags&unix.RWF_NOWAIT != 0 && !b.unmapped)
 	v[segs-1] = last
 	v[0] = first
 	return n, err
@@ -149,9 +149,9 @@ func (b *Buffers) bounce(trap uintptr, fd int, off int64, seg int, at uintptr, n
 		if err := r.read(buf[:n], in); err != nil {
 			return 0, err
 		}
-		return vectored(trap, fd, v, off, flags)
+		return vectored(trap, fd, v, off, flags, false)
 	}
-	got, err := vectored(trap, fd, v, off, flags)
+	got, err := vectored(trap, fd, v, off, flags, false)
 	if err != nil || got == 0 {
 		return 0, err
 	}
