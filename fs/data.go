@@ -30,7 +30,7 @@ func (t *Thread) read() (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
-	if t.mayBlock {
+	if t.mayBlock || n.mnt.memory {
 		return t.readAll(f, off, size)
 	}
 	if !n.mnt.nowait.Load() || f.flags&unix.O_DIRECT != 0 {

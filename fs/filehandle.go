@@ -22,6 +22,7 @@ type mount struct {
 	handles atomic.Bool // its file system has file handles that work
 	nowait  atomic.Bool // preadv2 takes RWF_NOWAIT there
 	slow    bool        // every operation may wait for a network or another process
+	memory  bool        // files lie in memory, and reads wait for nothing but swapping
 	refs    int         // inodes on it, guarded by mountTable.mu
 }
 
@@ -57,6 +58,7 @@ func (mt *mountTable) get(f *FS, id uint64, fd int, isDir bool) *mount {
 	var st unix.Statfs_t
 	if sysFstatfs(fd, &st) == 0 {
 		m.slow = isSlow(st.Type)
+		m.memory = st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC
 		if m.slow {
 			waits.Store(true)
 		}

@@ -684,3 +684,26 @@ func TestKnownNameNeedsNoDescriptor(t *testing.T) {
 		t.Errorf("node %d, not %d", out.NodeId, known)
 	}
 }
+
+func TestReaderReadsFromMemoryItself(t *testing.T) {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/dev/shm", &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		t.Skip("/dev/shm is no tmpfs")
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "virtiofsd-go-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	g := newGuest(t, Options{SharedDir: dir})
+	node, fh := g.create(rootID, "file", unix.O_RDWR, 0o600)
+	if _, e := g.write(node, fh, 0, []byte("in memory")); e != 0 {
+		t.Fatal(e)
+	}
+	g.inline = true
+	data, e := g.read(node, fh, 0, 4096)
+	g.must("READ", e)
+	if string(data) != "in memory" || g.again != 0 {
+		t.Errorf("%q, passed on %d times", data, g.again)
+	}
+}
