@@ -110,6 +110,11 @@ func (b *backing) start(command []string) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		// Inherited: the server's allocations must not wait for writeback that
+		// waits for the server.
+		if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+			b.log.Info("the process that serves the DAX window is no I/O flusher (needs CAP_SYS_RESOURCE)", "err", err)
+		}
 		err := cmd.Start()
 		started <- err
 		if err == nil {

@@ -44,7 +44,8 @@ func BackingMain(args []string) error {
 	unix.CloseOnExec(kicked)
 	// The daemon ends in order and then closes the links; what a terminal or a
 	// service manager sends to the group is for the daemon.
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// And a broken standard error is no reason to end.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	unix.Umask(0)
 
 	s := newServer(cfg)

@@ -198,7 +198,7 @@ func TestPunchLocksOutFaults(t *testing.T) {
 func TestAtomicTruncVsOpen(t *testing.T) {
 	const size = 32 * pageSize
 	rounds := 3000
-	if testing.Short() {
+	if testing.Short() || checkLocks { // the race detector is slow
 		rounds = 300
 	}
 	m := testManager(t, Config{})

@@ -324,7 +324,12 @@ func TestPassthroughSharesPages(t *testing.T) {
 	if string(mem[16384:16390]) != "grown\x00" {
 		t.Errorf("the mapping has %q", mem[16384:16390])
 	}
-	// Mapped anew while the front-end still has the old mapping.
+	// Mapped anew while the front-end still has the old file.
+	old, err := unix.FcntlInt(uintptr(x.mapFD), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(old)
 	if err := m.RemoveMappings(op, []RemoveMapping{{0, RangeSize}}); err != nil {
 		t.Error(err)
 	}
