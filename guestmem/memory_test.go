@@ -95,15 +95,6 @@ func (f *file) check(m *Memory, when string, mappings, open int) {
 	}
 }
 
-func (f *file) at(off int) byte {
-	f.t.Helper()
-	var b [1]byte
-	if n, err := unix.Pread(f.fd, b[:], int64(off)); n != 1 {
-		f.t.Fatal(n, err)
-	}
-	return b[0]
-}
-
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -120,6 +120,8 @@ type driver interface {
 	// table writes an indirect table at offset at of the memory and returns
 	// the descriptor that points to it.
 	table(at uint32, ds ...descr) descr
+	// move copies n bytes of the memory.
+	move(from, to, n uint32)
 	// used returns the next used element.
 	used() (h Head, n uint32, ok bool)
 	// kicks tells whether the device wants to be notified of what was added
@@ -148,13 +150,13 @@ type driver interface {
 
 func (m *machine) driver(size uint32, features uint64) driver {
 	if features&FeatureRingPacked != 0 {
-		d := &packedDriver{m: m, size: uint16(size), event: features&event != 0, availWrap: true, usedWrap: true, slots: map[Head]uint16{}}
+		d := &packedDriver{machine: m, size: uint16(size), event: features&event != 0, availWrap: true, usedWrap: true, slots: map[Head]uint16{}}
 		for i := range size {
 			d.free = append(d.free, Head(i))
 		}
 		return d
 	}
-	d := &splitDriver{m: m, size: uint16(size), event: features&event != 0, chains: map[Head][]uint16{}}
+	d := &splitDriver{machine: m, size: uint16(size), event: features&event != 0, chains: map[Head][]uint16{}}
 	for i := range size {
 		d.free = append(d.free, uint16(i))
 	}
@@ -162,7 +164,7 @@ func (m *machine) driver(size uint32, features uint64) driver {
 }
 
 type splitDriver struct {
-	m      *machine
+	*machine
 	size   uint16
 	event  bool
 	free   []uint16
@@ -173,8 +175,8 @@ type splitDriver struct {
 }
 
 func (d *splitDriver) put(at uintptr, x descr) {
-	d.m.span.Put64(at, x.addr)
-	d.m.span.Put64(at+8, uint64(x.len)|uint64(x.flags)<<32|uint64(x.link)<<48)
+	d.span.Put64(at, x.addr)
+	d.span.Put64(at+8, uint64(x.len)|uint64(x.flags)<<32|uint64(x.link)<<48)
 }
 
 func (d *splitDriver) add(ds ...descr) Head {
@@ -195,10 +197,10 @@ func (d *splitDriver) add(ds ...descr) Head {
 
 // publish makes a head available without a look at its descriptors.
 func (d *splitDriver) publish(h Head) {
-	d.m.span.Put16(driverAt+4+2*uintptr(d.avail&(d.size-1)), uint16(h))
+	d.span.Put16(driverAt+4+2*uintptr(d.avail&(d.size-1)), uint16(h))
 	d.avail++
-	flags := d.m.span.Load16(driverAt)
-	d.m.span.Store32(driverAt, uint32(flags)|uint32(d.avail)<<16)
+	flags := d.span.Load16(driverAt)
+	d.span.Store32(driverAt, uint32(flags)|uint32(d.avail)<<16)
 }
 
 func (d *splitDriver) table(at uint32, ds ...descr) descr {
@@ -213,11 +215,11 @@ func (d *splitDriver) table(at uint32, ds ...descr) descr {
 }
 
 func (d *splitDriver) used() (Head, uint32, bool) {
-	if d.m.span.Load16(deviceAt+2) == d.seen {
+	if d.span.Load16(deviceAt+2) == d.seen {
 		return 0, 0, false
 	}
 	at := deviceAt + 4 + 8*uintptr(d.seen&(d.size-1))
-	h, n := Head(d.m.span.Load32(at)), d.m.span.Load32(at+4)
+	h, n := Head(d.span.Load32(at)), d.span.Load32(at+4)
 	d.seen++
 	d.free = append(d.free, d.chains[h]...)
 	delete(d.chains, h)
@@ -228,30 +230,30 @@ func (d *splitDriver) kicks() bool {
 	old := d.kicked
 	d.kicked = d.avail
 	if !d.event {
-		return d.m.span.Load16(deviceAt)&usedNoNotify == 0
+		return d.span.Load16(deviceAt)&usedNoNotify == 0
 	}
-	ev := d.m.span.Load16(deviceAt + 4 + 8*uintptr(d.size))
+	ev := d.span.Load16(deviceAt + 4 + 8*uintptr(d.size))
 	return d.avail-ev-1 < d.avail-old
 }
 
 func (d *splitDriver) wantCall() {
 	if d.event {
-		d.m.span.Put16(driverAt+4+2*uintptr(d.size), d.seen)
+		d.span.Put16(driverAt+4+2*uintptr(d.size), d.seen)
 	} else {
-		d.m.span.Put16(driverAt, 0)
+		d.span.Put16(driverAt, 0)
 	}
 }
 
 func (d *splitDriver) noCall() {
 	if d.event {
-		d.m.span.Put16(driverAt+4+2*uintptr(d.size), d.seen-1)
+		d.span.Put16(driverAt+4+2*uintptr(d.size), d.seen-1)
 	} else {
-		d.m.span.Put16(driverAt, availNoInterrupt)
+		d.span.Put16(driverAt, availNoInterrupt)
 	}
 }
 
 type packedDriver struct {
-	m         *machine
+	*machine
 	size      uint16
 	event     bool
 	free      []Head
@@ -266,8 +268,8 @@ type packedDriver struct {
 }
 
 func (d *packedDriver) put(at uintptr, x descr) {
-	d.m.span.Put64(at, x.addr)
-	d.m.span.Store64(at+8, uint64(x.len)|uint64(x.link)<<32|uint64(x.flags)<<48)
+	d.span.Put64(at, x.addr)
+	d.span.Store64(at+8, uint64(x.len)|uint64(x.link)<<32|uint64(x.flags)<<48)
 }
 
 func (d *packedDriver) add(ds ...descr) Head {
@@ -316,7 +318,7 @@ func (d *packedDriver) table(at uint32, ds ...descr) descr {
 }
 
 func (d *packedDriver) used() (Head, uint32, bool) {
-	rest := d.m.span.Load64(descAt + uintptr(d.seen)*descSize + 8)
+	rest := d.span.Load64(descAt + uintptr(d.seen)*descSize + 8)
 	flags := uint16(rest >> 48)
 	if (flags&packedAvail != 0) != d.usedWrap || (flags&packedUsed != 0) != d.usedWrap {
 		return 0, 0, false
@@ -335,7 +337,7 @@ func (d *packedDriver) used() (Head, uint32, bool) {
 func (d *packedDriver) kicks() bool {
 	old, oldWrap := int(d.kicked), d.kickWrap
 	d.kicked, d.kickWrap = d.avail, d.availWrap
-	v := d.m.span.Load32(deviceAt)
+	v := d.span.Load32(deviceAt)
 	switch v >> 16 & 3 {
 	case 0:
 		return true
@@ -356,17 +358,17 @@ func (d *packedDriver) kicks() bool {
 
 func (d *packedDriver) wantCall() {
 	if !d.event {
-		d.m.span.Store32(driverAt, 0)
+		d.span.Store32(driverAt, 0)
 		return
 	}
 	v := uint32(d.seen) | eventDesc<<16
 	if d.usedWrap {
 		v |= 1 << 15
 	}
-	d.m.span.Store32(driverAt, v)
+	d.span.Store32(driverAt, v)
 }
 
-func (d *packedDriver) noCall() { d.m.span.Store32(driverAt, eventDisable<<16) }
+func (d *packedDriver) noCall() { d.span.Store32(driverAt, eventDisable<<16) }
 
 func (d *splitDriver) prepare(ds []descr, indirect bool) func() {
 	if indirect {
@@ -419,13 +421,13 @@ func (d *packedDriver) prepare(ds []descr, indirect bool) func() {
 }
 
 func (d *splitDriver) wantCallAfter(n uint16) {
-	d.m.span.Put16(driverAt+4+2*uintptr(d.size), d.seen+n)
+	d.span.Put16(driverAt+4+2*uintptr(d.size), d.seen+n)
 }
 
 func (d *packedDriver) wantCallAfter(n uint16) {
 	p := position{d.seen, d.usedWrap}
 	p.advance(n, d.size)
-	d.m.span.Store32(driverAt, p.encode()|eventDesc<<16)
+	d.span.Store32(driverAt, p.encode()|eventDesc<<16)
 }
 
 func (d *splitDriver) descriptors(h Head) int  { return len(d.chains[h]) }
@@ -519,7 +521,7 @@ func (d *splitDriver) order() map[Head]int {
 	o := map[Head]int{}
 	n := d.avail - d.seen
 	for i := range n {
-		h := Head(d.m.span.Load16(driverAt + 4 + 2*uintptr((d.seen+i)&(d.size-1))))
+		h := Head(d.span.Load16(driverAt + 4 + 2*uintptr((d.seen+i)&(d.size-1))))
 		o[h] = int(i)
 	}
 	return o
@@ -544,3 +546,5 @@ func (d *packedDriver) base() uint32 {
 	p := position{d.seen, d.usedWrap}.encode()
 	return p | p<<16
 }
+
+func (m *machine) move(from, to, n uint32) { copy(m.ram[to:], m.ram[from:][:n]) }

@@ -16,13 +16,17 @@ const (
 	gapBase  = nextBase + nextSize
 	lastBase = gapBase + 0x1000
 	lastSize = 0x1000
+
+	// Both show parts of the same file from nextFile on.
+	nextFile = 0x800000
 )
 
 func (m *machine) addRegions() {
 	m.t.Helper()
 	for _, r := range []struct{ gpa, size uint64 }{{nextBase, nextSize}, {lastBase, lastSize}} {
 		spec := m.region(guestmem.RAM)
-		spec.GuestAddr, spec.UserAddr, spec.Size = r.gpa, userBase-0x10_0000_0000+r.gpa, r.size
+		spec.GuestAddr, spec.UserAddr, spec.Size = r.gpa, userBase-guestBase+r.gpa, r.size
+		spec.MmapOffset = nextFile + r.gpa - nextBase
 		if err := m.mem.Add(spec); err != nil {
 			m.t.Fatal(err)
 		}
@@ -82,11 +86,11 @@ func TestBrokenChains(t *testing.T) {
 			return []descr{d.table(dataAt+0xff8, many(5, good)...)}
 		}, nil, 80},
 		{"a table in two regions", func(d driver) []descr {
-			x := d.table(dataAt+0x2000, many(4, good)...)
-			// The second region shows the start of the same file.
-			d.table(0x40000, many(4, good)...)
-			x = d.table(ramSize-32, many(2, good)...)
-			d.table(0, many(2, good)...)
+			// Written in one piece, and then its end moved to where the
+			// second region shows it.
+			x := d.table(nextFile-16, good, good)
+			d.move(nextFile-16, ramSize-16, 16)
+			x.addr = nextBase - 16
 			return []descr{x}
 		}, nil, 32},
 		{"a table of length 0", direct(at(guestBase+dataAt, 0, descIndirect)), errIndirect, 0},
@@ -95,9 +99,8 @@ func TestBrokenChains(t *testing.T) {
 		{"a table of the largest length", direct(at(guestBase+dataAt, 1<<32-1, descIndirect)), errIndirect, 0},
 		{"a table in the gap", direct(at(gapBase, 16, descIndirect)), errAddress, 0},
 		{"a table into the gap", func(d driver) []descr {
-			x := d.table(dataAt, many(3, good)...)
+			x := d.table(nextFile+nextSize-32, many(3, good)...)
 			x.addr = gapBase - 32
-			d.table(nextSize-32, many(2, good)...)
 			return []descr{x}
 		}, errAddress, 0},
 		{"a table past the highest address", direct(at(maxAddr-15, 32, descIndirect)), errAddress, 0},

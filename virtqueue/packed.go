@@ -19,6 +19,7 @@ type packedRing struct {
 	used     position
 	pending  []usedElement // pushed since the last flush
 	inflight *packedInflight
+	mute     bool // the driver was told not to kick
 }
 
 // position is a slot of the ring and the wrap counter there.
@@ -309,11 +310,10 @@ func (p *packedRing) storeEvent(v uint32) {
 }
 
 func (p *packedRing) disableNotify() {
-	if p.q.eventIdx {
-		// The event that was asked for last is in the past.
-		return
+	if !p.mute {
+		p.mute = true
+		p.storeEvent(eventDisable << 16)
 	}
-	p.storeEvent(eventDisable << 16)
 }
 
 func (p *packedRing) enableNotify() {
@@ -321,6 +321,7 @@ func (p *packedRing) enableNotify() {
 	if p.q.eventIdx {
 		v = p.avail.encode() | eventDesc<<16
 	}
+	p.mute = false
 	p.storeEvent(v) // the barrier before looking again
 }
 

@@ -226,7 +226,7 @@ func TestNotifications(t *testing.T) {
 			q.DisableNotify()
 			mustPop(t, q, &c)
 			d.add(out(dataAt, 8))
-			if d.kicks() && features&event == 0 {
+			if d.kicks() && features != split|event {
 				t.Fatalf("round %d: a kick though the device asked for none", round)
 			}
 			if !q.EnableNotify() {
@@ -366,6 +366,39 @@ func TestKeptChainsGoOn(t *testing.T) {
 		d.add(ds...)
 		mustPop(t, q, &c)
 		q.Push(&c, serve(t, &c, sent))
+	})
+}
+
+// TestRestoreRefuses lists the heads that Restore does not take.
+func TestRestoreRefuses(t *testing.T) {
+	eachFormat(t, func(t *testing.T, features uint64) {
+		m := newMachine(t)
+		d, q := m.driver(8, features), m.queue(m.config(8, features))
+		d.add(in(dataAt, 16), out(dataAt, 8))
+		var c Chain
+		mustPop(t, q, &c)
+		c.In.Skip(10)
+		c.Out.Skip(8)
+		if c.Rewind(); c.In.Len() != 16 || c.Out.Len() != 8 {
+			t.Errorf("after Rewind there are %d and %d bytes", c.In.Len(), c.Out.Len())
+		}
+		for _, h := range []Head{8, 65535} {
+			if err := q.Restore(&c, h); !errors.Is(err, ErrRing) {
+				t.Errorf("chain %d: %v", h, err)
+			}
+			q.PushHead(h, 0) // is ignored
+		}
+		if features&FeatureRingPacked != 0 {
+			if err := q.Restore(&c, 5); !errors.Is(err, ErrRing) {
+				t.Errorf("a chain that is not in flight: %v", err)
+			}
+			q.PushHead(6, 0)
+		}
+		if q.Flush(); func() bool { _, _, ok := d.used(); return ok }() {
+			t.Error("a chain that was not in flight is used")
+		}
+		c.Release()
+		m.mustBeReleased(q)
 	})
 }
 
