@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,8 @@ type Conn struct {
 	fd      int
 	closeMu sync.RWMutex // shared while a system call uses fd
 	closed  bool
+	// closing is set before the socket is shut down.
+	closing atomic.Bool
 }
 
 // Dial connects to a daemon's socket. Every receive gives up after timeout.
@@ -51,6 +54,7 @@ func NewConn(fd int, timeout time.Duration) (*Conn, error) {
 // Close ends the connection and wakes whoever is in Recv.
 func (c *Conn) Close() error {
 	c.closeMu.RLock()
+	c.closing.Store(true)
 	if !c.closed {
 		unix.Shutdown(c.fd, unix.SHUT_RDWR) // makes a blocked receive let go of the lock
 	}
@@ -84,6 +88,9 @@ func (c *Conn) SendRaw(b []byte, fds ...int) error {
 		n, err := unix.SendmsgN(c.fd, b, oob, nil, unix.MSG_NOSIGNAL)
 		if err == unix.EINTR {
 			continue
+		}
+		if err != nil && c.closing.Load() {
+			return unix.EBADF
 		}
 		if err != nil {
 			return err
@@ -179,6 +186,9 @@ func (c *Conn) read(b []byte) (fds []int, err error) {
 			}
 		}
 		if n == 0 {
+			if c.closing.Load() {
+				return fds, unix.EBADF // the end of the stream is our own doing
+			}
 			if got > 0 {
 				return fds, io.ErrUnexpectedEOF
 			}
