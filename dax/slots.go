@@ -77,7 +77,7 @@ func (m *Manager) Reset() {
 	if m == nil {
 		return
 	}
-	m.Destroy()
+	m.removeEverything()
 	s := &m.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +161,22 @@ func (s *slots) mapSlot(i int, where span, fd int, off uint64) error {
 	return nil
 }
 
-func (s *slots) unmapRange(i uint32) {
+func (s *slots) unmapRange(i uint32) { s.unmapSlot(int(i), rangeSpan(i)) }
+
+// unmapAll takes the segments away, with Managed; no range shows anything.
+func (s *slots) unmapAll() {
+	if s.m.cfg.Backing != Managed {
+		return
+	}
+	s.ensureMu.Lock()
+	defer s.ensureMu.Unlock()
+	s.ready.Store(false)
+	for i := range s.live {
+		s.unmapSlot(i, s.segment(i))
+	}
+}
+
+func (s *slots) unmapSlot(i int, w span) {
 	s.mu.Lock()
 	mapper := s.mapper
 	if !s.live[i] {
@@ -175,7 +190,6 @@ func (s *slots) unmapRange(i uint32) {
 	if mapper == nil {
 		return
 	}
-	w := rangeSpan(i)
 	err := mapper.Unmap(context.Background(), w.Off, w.Len)
 	s.m.stats.Unmaps.Add(1)
 	if err != nil {

@@ -303,12 +303,19 @@ func (m *Manager) removeRanges(op *Op, x *inodeState, l []uint32) {
 	m.settleLocked(op, x)
 }
 
-// Destroy ends all mappings: on FUSE_DESTROY and FUSE_INIT, and when the device is
-// reset or the front-end gone. Dirty pages reach their files.
+// Destroy ends all mappings and takes the window away from the front-end: on
+// FUSE_DESTROY, and before the daemon ends. Dirty pages reach their files. QEMU
+// does not survive every reset of a machine that has mappings, so an orderly
+// unmount leaves none.
 func (m *Manager) Destroy() {
 	if m == nil {
 		return
 	}
+	m.removeEverything()
+	m.slots.unmapAll()
+}
+
+func (m *Manager) removeEverything() {
 	op := m.NewOp()
 	all := make([]uint32, len(m.window.ranges))
 	for i := range all {

@@ -242,6 +242,11 @@ func TestResetMapsAgain(t *testing.T) {
 			t.Errorf("forgets=%v: %d mappings after a reset, want %d", forgets, len(fe.maps), segments)
 		}
 	}
+	m.Destroy()
+	if len(fe.maps) != 0 {
+		t.Errorf("%d mappings after Destroy", len(fe.maps))
+	}
+	show(t, m, op, f, 0, 0)
 	// A front-end that refuses.
 	m.Reset()
 	fe.fail = errors.New("refused")
