@@ -2,6 +2,7 @@ package guestmem
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -156,6 +157,7 @@ func TestLogUnderChange(t *testing.T) {
 				if _, err := b.CopyIn([]byte{1}); err != nil {
 					t.Error(err)
 				}
+				runtime.Gosched()
 			}
 		})
 	}

@@ -332,7 +332,7 @@ func TestReleasedIsNotAcquired(t *testing.T) {
 	tables, logs := make(chan *Table), make(chan *DirtyLog)
 	go func() { tables <- m.Acquire() }()
 	go func() { logs <- m.acquireLog() }()
-	for range 1000 {
+	for range 10 {
 		runtime.Gosched()
 	}
 	var next Memory
@@ -378,6 +378,7 @@ func TestTablesUnderChange(t *testing.T) {
 					}
 				}
 				table.Release()
+				runtime.Gosched()
 			}
 		})
 	}
