@@ -76,7 +76,7 @@ func New(opts Options) (*FS, error) {
 	f := &FS{opts: opts, log: opts.Logger, rootFD: -1, procSelfFD: -1}
 	f.budget = fdBudget{fs: f, limit: int64(opts.FDLimit)}
 	// Files come first: inodes have file handles to fall back on.
-	f.budget.pins = f.budget.limit / 2
+	f.budget.pins = f.budget.limit / 4 * 3
 	f.entryTimeout, f.attrTimeout = opts.Cache.timeouts()
 	// The guest's umask has been applied, or comes with the request.
 	unix.Umask(0)
