@@ -126,7 +126,7 @@ func (vm *VM) arguments(a *Assets, c Config, initramfs string) []string {
 		// Watchdogs measure the load of the host where the CPUs are emulated. A hung task they do not.
 		"-append", "console=ttyS0 loglevel=5 panic=0 nosoftlockup nowatchdog rcupdate.rcu_cpu_stall_suppress=1 tsc=reliable",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-chardev", "socket,id=monitor,server=on,wait=off,path=" + vm.socket("monitor"), "-mon", "chardev=monitor,mode=control",
+		"-qmp", "unix:" + vm.socket("monitor") + ",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + vm.socket("agent"), "-device", "virtserialport,chardev=agent,name=agent",
 		"-drive", "if=none,id=root,format=raw,readonly=on,file=" + a.Root, "-device", "virtio-blk-pci,drive=root",
 	}
