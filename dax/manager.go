@@ -88,8 +88,9 @@ const (
 	reservedRegions = 20
 	// managedSegments is how many mappings the window takes in managed mode.
 	// The kernel invalidates one file at a time and reads ahead to its end, so
-	// many are better; but vhost devices of the kernel bear only 64 in all.
-	managedSegments = 32
+	// more would be better; but the front-end bears eight regions in all, its
+	// RAM included, where CONFIGURE_MEM_SLOTS is not negotiated.
+	managedSegments = 2
 )
 
 // MaxWindow returns the largest window, in bytes, for a front-end that bears

@@ -68,6 +68,12 @@ type Options struct {
 	// Window has the shared memory regions. nil: there are none.
 	Window Window
 
+	// NoMemSlots takes CONFIGURE_MEM_SLOTS off the offer, which bounds the
+	// front-end to eight memory regions in all. QEMU 11.1 dies at the next
+	// start of a device that was reset with a mapping in its window, if
+	// that is negotiated.
+	NoMemSlots bool
+
 	// Logger gets what an operator should know; nil discards it.
 	Logger *slog.Logger
 }
@@ -176,6 +182,9 @@ func (d *Device) SetFeatures(uint64) {}
 // ProtocolFeatures returns the vhost-user protocol features on offer.
 func (d *Device) ProtocolFeatures() vhostuser.ProtocolFeatures {
 	f := vhostuser.Supported
+	if d.opts.NoMemSlots {
+		f &^= vhostuser.ProtocolConfigureMemSlots
+	}
 	if d.opts.Tag == "" {
 		f &^= vhostuser.ProtocolConfig
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 	"github.com/virtiofsd-go/virtiofsd-go/device"
 	"github.com/virtiofsd-go/virtiofsd-go/fs"
 	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
@@ -67,6 +68,7 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 		defer within(endLimit, window.owner.Close)
 		c.fs.DAX, c.fs.WindowOffset = window.owner, window.offset
 		opts.Window, session.Classify = window, window.classify
+		opts.NoMemSlots = c.daxBacking == dax.Managed
 	}
 	server, err := fs.New(c.fs)
 	if err != nil {
