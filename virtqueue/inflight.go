@@ -72,6 +72,7 @@ type splitInflight struct {
 	counter uint64
 	batch   int    // entries pushed since the last flush
 	pending []Head // what the process before this one left
+	fresh   bool   // there was none
 }
 
 // Offsets in QueueRegionSplit and DescStateSplit.
@@ -91,8 +92,14 @@ func newSplitInflight(mem []byte, size uint32, used uint16) (*splitInflight, err
 	if err != nil {
 		return nil, err
 	}
-	f := &splitInflight{s: s, size: uint16(size)}
-	if fresh {
+	f := &splitInflight{s: s, size: uint16(size), fresh: fresh}
+	if !fresh && uint32(used-s.Load16(inflightUsedIdx)) > size {
+		// No batch is that large: the driver has begun anew, and what the
+		// region tells is of its past.
+		clear(mem[inflightLastBatch : inflightDescs+stateSize*int(size)])
+		f.fresh = true
+	}
+	if f.fresh {
 		s.Put16(inflightUsedIdx, used)
 		s.Put16(inflightVersion, inflightKnown)
 		return f, nil
@@ -104,7 +111,7 @@ func newSplitInflight(mem []byte, size uint32, used uint16) (*splitInflight, err
 // recover finishes what the last flush had begun, and collects the rest.
 func (f *splitInflight) recover(used uint16) {
 	head := f.s.Load16(inflightLastBatch)
-	for n := used - f.s.Load16(inflightUsedIdx); n > 0 && n <= f.size && head < f.size; n-- {
+	for n := used - f.s.Load16(inflightUsedIdx); n > 0 && head < f.size; n-- {
 		f.setInflight(head, 0)
 		head = f.s.Load16(f.state(head) + stateNext)
 	}

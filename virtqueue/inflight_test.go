@@ -382,6 +382,70 @@ func (m *machine) mustTakeOver(what string, shared []byte, d driver, cfg Config)
 	again.Close()
 }
 
+// TestInflightOfAPastDriver starts a ring that the driver has set up anew, with
+// the region as it was: nothing of it is served.
+func TestInflightOfAPastDriver(t *testing.T) {
+	m := newMachine(t)
+	d, cfg := m.driver(8, split), m.config(8, split)
+	cfg.Inflight = m.shared(8, split)
+	q := m.queue(cfg)
+	var c Chain
+	for range 20 {
+		d.add(in(dataAt, 8))
+		mustPop(t, q, &c)
+		q.Push(&c, 0)
+		q.Flush()
+		d.used()
+	}
+	d.add(in(dataAt, 8))
+	mustPop(t, q, &c)
+	c.Release()
+	q.Close()
+
+	clear(m.ram[:dataAt])
+	d = m.driver(8, split)
+	q = m.queue(cfg)
+	if heads := q.Resubmit(); len(heads) != 0 {
+		t.Fatalf("chains %v of the past are served", heads)
+	}
+	h := d.add(in(dataAt, 8))
+	mustPop(t, q, &c)
+	q.Push(&c, 0)
+	q.Flush()
+	if u, _, ok := d.used(); !ok || u != h {
+		t.Fatalf("used %d, %v", u, ok)
+	}
+}
+
+// TestBaseIsThatOfTheInflightRegion gives a wrong base to the next process, as a
+// front-end does that could not ask the one that died.
+func TestBaseIsThatOfTheInflightRegion(t *testing.T) {
+	eachFormat(t, func(t *testing.T, features uint64) {
+		m := newMachine(t)
+		d, cfg := m.driver(8, features), m.config(8, features)
+		cfg.Inflight = m.shared(8, features)
+		q := m.queue(cfg)
+		var c Chain
+		for range 5 {
+			d.add(in(dataAt, 8))
+			mustPop(t, q, &c)
+			q.Push(&c, 0)
+			q.Flush()
+			d.used()
+		}
+		q.Close()
+		q = m.queue(cfg) // with the base of the first start
+		mustBeEmpty(t, q)
+		h := d.add(in(dataAt, 8))
+		mustPop(t, q, &c)
+		q.Push(&c, 0)
+		q.Flush()
+		if u, _, ok := d.used(); !ok || u != h {
+			t.Fatalf("used %d, %v", u, ok)
+		}
+	})
+}
+
 // TestDamagedInflightRegion has regions that no device leaves. They are refused,
 // or the ring works.
 func TestDamagedInflightRegion(t *testing.T) {
@@ -396,7 +460,7 @@ func TestDamagedInflightRegion(t *testing.T) {
 		{"split version", split, func(b []byte) { le.PutUint16(b[8:], 2) }, true},
 		{"split size", split, func(b []byte) { le.PutUint16(b[10:], size+1) }, true},
 		{"split last batch outside", split, func(b []byte) { le.PutUint16(b[12:], size); le.PutUint16(b[14:], 5) }, false},
-		{"split batch that loops", split, func(b []byte) { le.PutUint16(b[14:], 65535) }, false},
+		{"split batch that loops", split, func(b []byte) { le.PutUint16(b[14:], 65532) }, false},
 		{"split next outside", split, func(b []byte) { le.PutUint16(b[14:], 65534); le.PutUint16(b[16+6:], 65535) }, false},
 		{"packed version", packed, func(b []byte) { le.PutUint16(b[8:], 2) }, true},
 		{"packed size", packed, func(b []byte) { le.PutUint16(b[10:], size-1) }, true},

@@ -61,8 +61,10 @@ func (s *splitRing) start(inflight []byte, _ format) error {
 		if s.inflight, err = newSplitInflight(inflight, s.count(), s.used); err != nil {
 			return err
 		}
-		if n := len(s.inflight.pending); n > 0 {
-			s.lastAvail = s.used + uint16(n)
+		if !s.inflight.fresh {
+			// Whatever the base says: a front-end does not know how far
+			// a process has come that died.
+			s.lastAvail = s.used + uint16(len(s.inflight.pending))
 		}
 		for _, h := range s.inflight.pending {
 			s.q.inFlight[h].Store(1)
