@@ -22,7 +22,14 @@ type idTable[T any] struct {
 	free  []uint32
 	next  uint32
 	count int
+	most  int // the largest count since the table last shrank
+
+	// shrunk is set when seven eighths of many objects have been removed.
+	shrunk atomic.Bool
 }
+
+// many is what takes megabytes.
+const many = 1 << 16
 
 type idPage[T any] struct {
 	slots [idPageLen]atomic.Pointer[idSlot[T]]
@@ -67,6 +74,7 @@ func (t *idTable[T]) add(init func(id uint64, v *T)) (uint64, *T) {
 	init(s.id, &s.value)
 	page.slots[i].Store(s)
 	t.count++
+	t.most = max(t.most, t.count)
 	return s.id, &s.value
 }
 
@@ -88,6 +96,10 @@ func (t *idTable[T]) remove(id uint64) bool {
 	page.slots[i].Store(nil)
 	page.gens[i]++
 	t.count--
+	if t.most >= many && t.count < t.most/8 {
+		t.most = t.count
+		t.shrunk.Store(true)
+	}
 	t.free = append(t.free, slot)
 	return true
 }

@@ -59,3 +59,26 @@ func TestIDTableIsSafeForConcurrentUse(t *testing.T) {
 		t.Fatalf("len() = %d", n)
 	}
 }
+
+func TestTableTellsThatItShrank(t *testing.T) {
+	var table idTable[int]
+	var ids []uint64
+	for range 2 * many {
+		id, _ := table.add(func(uint64, *int) {})
+		ids = append(ids, id)
+	}
+	for i, id := range ids {
+		table.remove(id)
+		if want := i >= len(ids)*7/8; table.shrunk.Load() != want {
+			t.Fatalf("after %d of %d: %v", i+1, len(ids), !want)
+		}
+	}
+	table.shrunk.Store(false)
+	for range 100 {
+		id, _ := table.add(func(uint64, *int) {})
+		table.remove(id)
+	}
+	if table.shrunk.Load() {
+		t.Error("a small table is said to have shrunk")
+	}
+}

@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +15,8 @@ const inodeShards = 64
 type inodeTable struct {
 	byID   idTable[inode]
 	shards [inodeShards]inodeShard
+	// freeing says that memory is being given back.
+	freeing atomic.Bool
 }
 
 type inodeShard struct {
@@ -137,8 +141,19 @@ func (it *inodeTable) forget(id, count uint64) bool {
 	s.mu.Unlock()
 	if gone {
 		n.kill()
+		if it.byID.shrunk.Load() && it.freeing.CompareAndSwap(false, true) {
+			it.byID.shrunk.Store(false)
+			go it.freeMemory()
+		}
 	}
 	return ok
+}
+
+// freeMemory gives the host back what a guest has forgotten. There is nothing
+// else to make the collector run in a daemon that has become idle.
+func (it *inodeTable) freeMemory() {
+	debug.FreeOSMemory()
+	it.freeing.Store(false)
 }
 
 // disown takes an inode that is gone on the host out of the identities, so that
