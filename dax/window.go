@@ -368,7 +368,16 @@ func (m *Manager) Sync(op *Op, ino *Inode) error {
 	return m.takeError(op, x)
 }
 
-// SyncAll does it for every file, for SYNCFS.
+// WriteBack is Sync without taking the error: SETATTR calls it before it sets
+// times, which writeback at a later time would set again.
+func (m *Manager) WriteBack(op *Op, ino *Inode) error {
+	if m == nil || !ino.Mapped() {
+		return nil
+	}
+	return m.writeBackInode(op, ino.state(), 0, math.MaxInt64)
+}
+
+// SyncAll is Sync for every file, and tells no error of one: for SYNCFS.
 func (m *Manager) SyncAll(op *Op) error {
 	if m == nil || m.cfg.Backing != Managed {
 		return nil

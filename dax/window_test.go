@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -409,5 +410,30 @@ func TestLocksDoNotAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(100, c.f); n != 0 {
 			t.Errorf("%s: %v allocations", c.name, n)
 		}
+	}
+}
+
+// TestWriteBackComesBeforeTimes sets a file's time while the guest has stored to
+// it: the writeback of a later Sync must find nothing to write.
+func TestWriteBackComesBeforeTimes(t *testing.T) {
+	m := testManager(t, Config{})
+	watchdog(t, m, 30*time.Second)
+	op := m.NewOp()
+	f := newTestFile(t, 8192, 'a')
+	show(t, m, op, f, 0, 0)
+	g := startGuest(t, m)
+	g.write(0, []byte("stored"))
+	if err := m.WriteBack(op, &f.Inode); err != nil {
+		t.Fatal(err)
+	}
+	want := time.Unix(1e9, 0)
+	if err := os.Chtimes(f.Name(), want, want); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Sync(op, &f.Inode); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := f.Stat(); err != nil || !st.ModTime().Equal(want) {
+		t.Errorf("modified at %v, %v; want %v", st.ModTime(), err, want)
 	}
 }

@@ -123,7 +123,7 @@ func (t *Thread) setattr() (int, unix.Errno) {
 	if in.Valid&fuse.FATTR_SIZE != 0 && in.Size > 1<<63-1 {
 		return 0, unix.EFBIG
 	}
-	if in.Valid&fuse.FATTR_SIZE != 0 && n.dax.Mapped() && !t.mayBlock {
+	if in.Valid&(fuse.FATTR_SIZE|setattrTimes) != 0 && n.dax.Mapped() && !t.mayBlock {
 		return t.again()
 	}
 	fd, e := n.hold()
@@ -147,6 +147,10 @@ func (t *Thread) setattr() (int, unix.Errno) {
 		}
 	}
 	if in.Valid&setattrTimes != 0 {
+		// What the guest has stored through the window changes the times
+		// when it is written back, so it must not be later. An error is told
+		// by the next FSYNC.
+		_ = t.fs.opts.DAX.WriteBack(t.op, &n.dax)
 		if e := t.utimens(fd, in); e != 0 {
 			return 0, e
 		}
