@@ -42,7 +42,7 @@ func readSettings() (*settings, error) {
 		return n
 	}
 	s.vm = guest.Config{MemoryMiB: number("MEM", 1024, 256), CPUs: number("SMP", 2, 1), Packed: isSet("PACKED"), NoReboot: true}
-	s.device = guest.Share{Tag: tag, RequestQueues: number("QUEUES", s.vm.CPUs, 1), DAX: isSet("DAX")}
+	s.device = guest.Share{Tag: tag, RequestQueues: number("QUEUES", s.vm.CPUs, 1), QueueSize: 1024, DAX: isSet("DAX")}
 	if err != nil {
 		return nil, err
 	}
