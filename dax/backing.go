@@ -1,7 +1,6 @@
 package dax
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -327,12 +326,4 @@ func (b *backing) resident(w span) (uint64, error) {
 		return nil
 	})
 	return pages * uint64(os.Getpagesize()), err
-}
-
-// wait returns when the process is gone or ctx is done.
-func (b *backing) wait(ctx context.Context) {
-	select {
-	case <-b.ended:
-	case <-ctx.Done():
-	}
 }

@@ -1,7 +1,6 @@
 package dax
 
 import (
-	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
@@ -620,17 +619,5 @@ func (s *server) noWrite(m *message) error {
 		return unix.ENOENT
 	}
 	f.gates = append(f.gates, file)
-	return nil
-}
-
-// check returns what is wrong with the server's tables.
-func (s *server) check() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i, b := range s.bindings {
-		if b.file != nil && s.files[b.file.id] != b.file {
-			return fmt.Errorf("dax: range %d shows file %d, which is not known", i, b.file.id)
-		}
-	}
 	return nil
 }

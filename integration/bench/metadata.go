@@ -166,7 +166,6 @@ type readdir struct {
 	keep  bool // FORGETs come at the end, as from a guest that caches the files
 
 	fh, off uint64
-	first   bool
 	seen    int
 	state   int
 }
