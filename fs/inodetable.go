@@ -142,7 +142,6 @@ func (it *inodeTable) forget(id, count uint64) bool {
 	if gone {
 		n.kill()
 		if it.byID.shrunk.Load() && it.freeing.CompareAndSwap(false, true) {
-			it.byID.shrunk.Store(false)
 			go it.freeMemory()
 		}
 	}
@@ -152,8 +151,16 @@ func (it *inodeTable) forget(id, count uint64) bool {
 // freeMemory gives the host back what a guest has forgotten. There is nothing
 // else to make the collector run in a daemon that has become idle.
 func (it *inodeTable) freeMemory() {
-	debug.FreeOSMemory()
-	it.freeing.Store(false)
+	for {
+		for it.byID.shrunk.Swap(false) {
+			debug.FreeOSMemory()
+		}
+		it.freeing.Store(false)
+		// The last FORGET may have come in between.
+		if !it.byID.shrunk.Load() || !it.freeing.CompareAndSwap(false, true) {
+			return
+		}
+	}
 }
 
 // disown takes an inode that is gone on the host out of the identities, so that
