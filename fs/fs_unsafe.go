@@ -145,8 +145,11 @@ func sysFchmodat2(fd int, mode uint32) unix.Errno {
 	return e
 }
 
+// atFDCWD is AT_FDCWD as an argument of a system call.
+var atFDCWD = func() uintptr { cwd := unix.AT_FDCWD; return uintptr(cwd) }()
+
 func sysChmod(path cstr, mode uint32) unix.Errno {
-	_, _, e := unix.Syscall(unix.SYS_CHMOD, uintptr(unsafe.Pointer(unsafe.SliceData(path))), uintptr(mode), 0)
+	_, _, e := unix.Syscall(unix.SYS_FCHMODAT, atFDCWD, uintptr(unsafe.Pointer(unsafe.SliceData(path))), uintptr(mode))
 	return e
 }
 
