@@ -4,6 +4,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -148,19 +149,21 @@ func (it *inodeTable) forget(id, count uint64) bool {
 	return ok
 }
 
-// freeMemory gives the host back what a guest has forgotten. There is nothing
-// else to make the collector run in a daemon that has become idle.
+// freeMemory gives the host back what a guest has forgotten, when it has done
+// forgetting: the last inodes are spread over all memory. There is nothing else
+// to make the collector run in a daemon that has become idle.
 func (it *inodeTable) freeMemory() {
-	for {
-		for it.byID.shrunk.Swap(false) {
-			debug.FreeOSMemory()
-		}
-		it.freeing.Store(false)
-		// The last FORGET may have come in between.
-		if !it.byID.shrunk.Load() || !it.freeing.CompareAndSwap(false, true) {
-			return
+	const waits = 30
+	for range waits {
+		before := it.byID.len()
+		time.Sleep(time.Second)
+		if it.byID.len() == before {
+			break
 		}
 	}
+	it.byID.shrunk.Store(false)
+	debug.FreeOSMemory()
+	it.freeing.Store(false)
 }
 
 // disown takes an inode that is gone on the host out of the identities, so that
