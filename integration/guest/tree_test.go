@@ -165,7 +165,7 @@ func TestSourceTreeUnpackedInGuest(t *testing.T) {
 	dir := t.TempDir()
 	vm := mounted(t, dir, guest.Share{RequestQueues: ownQueues()})
 	var archive bytes.Buffer
-	want, err := writeSourceTree(&archive, 1, 5000)
+	want, err := writeSourceTree(&archive, 1, 3500)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func TestStressNG(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			run(t, vm, 2*time.Minute, fmt.Sprintf(
-				"mkdir -p /mnt/%[1]s && stress-ng --%[1]s 2 --timeout 4s --temp-path /mnt/%[1]s --verify --oomable --no-rand-seed 2>&1; status=$?; rm -rf /mnt/%[1]s; %[2]s; exit $status", name, settle))
+				"mkdir -p /mnt/%[1]s && stress-ng --%[1]s 2 --timeout 3s --temp-path /mnt/%[1]s --verify --oomable --no-rand-seed 2>&1; status=$?; rm -rf /mnt/%[1]s; %[2]s; exit $status", name, settle))
 		})
 	}
 }
