@@ -288,20 +288,36 @@ func testManager(t testing.TB, cfg Config) *Manager {
 	return m
 }
 
-// watchdog ends the backing mount if the test is not done after d: whoever waits
-// for it then gets an error, and no process stays unkillable. Who waits for a
-// lock of this process does so still; then it ends that too.
+// watchdog ends the backing mount if nothing has got done for d: whoever waits for
+// it then gets an error, and no process stays unkillable. Who waits for a lock of
+// this process does so still; then it ends that too. What counts is exclusions
+// that were completed, so that a slow machine is not taken for a hang; a test that
+// makes none has d in all, and any has ten times that.
 func watchdog(t testing.TB, m *Manager, d time.Duration) {
-	timer := time.AfterFunc(d, func() {
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	go func() {
+		begin := time.Now()
+		since, seen := begin, uint64(0)
+		for time.Since(since) < d && time.Since(begin) < 10*d {
+			select {
+			case <-stop:
+				return
+			case <-time.After(d / 20):
+			}
+			if n := m.stats.Exclusions.Load(); n != seen {
+				since, seen = time.Now(), n
+			}
+		}
 		buf := make([]byte, 1<<20)
-		t.Errorf("not done after %v; aborting the backing mount\n%s", d, buf[:runtime.Stack(buf, true)])
+		t.Errorf("nothing done for %v, after %d exclusions; aborting the backing mount\n%s", time.Since(since), seen, buf[:runtime.Stack(buf, true)])
 		syscall.Kill(m.back.pid, syscall.SIGKILL)
-	})
-	last := time.AfterFunc(d+10*time.Second, func() { panic("threads of the test wait for each other") })
-	t.Cleanup(func() {
-		timer.Stop()
-		last.Stop()
-	})
+		select {
+		case <-stop:
+		case <-time.After(10 * time.Second):
+			panic("threads of the test wait for each other")
+		}
+	}()
 }
 
 // testFile is a file that can be mapped.
