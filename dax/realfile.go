@@ -18,6 +18,7 @@ type realFile struct {
 	id       uint64
 	fd       int
 	writable bool
+	sparing  bool // the window has a budget
 
 	// refs counts the table's reference and each I/O; the last one closes fd.
 	refs atomic.Int32
@@ -117,8 +118,11 @@ func (f *realFile) writeBack(b []byte, off uint64) (written int) {
 	return written
 }
 
+// writeOnce writes past the file's page cache only where memory is short: the
+// kernel then starts writing to the disk at once, and a truncation that follows
+// has to wait for that.
 func (f *realFile) writeOnce(b []byte, off int64) (int, error) {
-	if !f.buffered.Load() {
+	if f.sparing && !f.buffered.Load() {
 		iov := [1][]byte{b}
 		n, err := unix.Pwritev2(f.fd, iov[:], off, rwfDontCache)
 		if err != unix.EOPNOTSUPP && err != unix.EINVAL {

@@ -524,6 +524,7 @@ func (s *server) file(m *message) (*realFile, error) {
 		return old, nil
 	}
 	f := newRealFile(m.file, m.fd, m.flags&flagWritable != 0)
+	f.sparing = s.cfg.memory != 0
 	m.fd = -1
 	if old != nil {
 		f.werr.Store(old.werr.Load())
