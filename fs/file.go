@@ -14,9 +14,10 @@ type file struct {
 	inode *inode
 	flags int // open(2) flags of fd, as the guest asked for them
 	// refs counts the handle itself and every request that uses it.
-	refs atomic.Int32
-	dir  dirStream
-	fs   *FS
+	refs   atomic.Int32
+	locked atomic.Bool // fcntl locks were asked for by this handle
+	dir    dirStream
+	fs     *FS
 }
 
 // addFile gives the guest a handle of the open descriptor fd, which has been
@@ -26,6 +27,7 @@ func (f *FS) addFile(fd int, n *inode, flags int) uint64 {
 	id, _ := f.files.add(func(id uint64, of *file) {
 		of.id, of.fd, of.inode, of.flags, of.fs = id, fd, n, flags, f
 		of.refs.Store(1)
+		of.locked.Store(false)
 	})
 	return id
 }
@@ -102,6 +104,9 @@ func (t *Thread) release() (int, unix.Errno) {
 	if f == nil || f.inode.id != t.hdr.NodeId || !t.fs.files.remove(in.Fh) {
 		t.fs.bad("handle", "RELEASE names a file handle that the guest does not have")
 		return 0, unix.EBADF
+	}
+	if f.locked.Load() {
+		t.fs.dropOwnersOf(f.inode, f.id)
 	}
 	f.drop()
 	if t.session.has(fuse.CAP_FLOCK_LOCKS) {

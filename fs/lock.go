@@ -35,6 +35,7 @@ type lockOwner struct {
 type ownerFile struct {
 	fd   int
 	refs int
+	via  uint64 // the guest's handle by which the owner locked last
 }
 
 const (
@@ -195,6 +196,24 @@ func (f *FS) dropOwner(n *inode, owner uint64) {
 	l.wake()
 }
 
+// dropOwnersOf gives back the fcntl locks of those owners on n that locked by
+// the handle id last, which the guest has closed. The owners that are processes
+// have had their FLUSH before; the owner of an open file description lock is that
+// description, and of its end the guest says nothing else.
+func (f *FS) dropOwnersOf(n *inode, id uint64) {
+	var owners []uint64
+	f.locks.mu.Lock()
+	for key, of := range f.locks.owners {
+		if key.inode == n && of.via == id {
+			owners = append(owners, key.owner)
+		}
+	}
+	f.locks.mu.Unlock()
+	for _, owner := range owners {
+		f.dropOwner(n, owner)
+	}
+}
+
 // dropAllOwners gives back every fcntl lock.
 func (f *FS) dropAllOwners() {
 	f.locks.mu.Lock()
@@ -344,6 +363,12 @@ func (t *Thread) tryLock(n *inode, f *file, in *fuse.LkIn) unix.Errno {
 		return e
 	}
 	defer t.fs.dropOwnerFile(of)
+	if in.Lk.Typ != unix.F_UNLCK {
+		t.fs.locks.mu.Lock()
+		of.via = f.id
+		t.fs.locks.mu.Unlock()
+		f.locked.Store(true)
+	}
 	e = sysFcntlLock(of.fd, unix.F_OFD_SETLK, &lk)
 	if e == 0 {
 		// A smaller or weaker lock may be what another one waits for.
