@@ -8,7 +8,7 @@ const hiprio = 0
 
 const (
 	// recessLength is how long such a request may lie there.
-	recessLength = time.Millisecond
+	recessLength = 200 * time.Microsecond
 	// recessBelow is how soon requests have to follow each other for a recess
 	// to spare wake-ups.
 	recessBelow = 200 * time.Microsecond
