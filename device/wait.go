@@ -3,6 +3,8 @@ package device
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,8 @@ type waiter struct {
 	kick   int // -1: the driver can't kick, the ring has to be looked at from time to time
 	events [2]unix.EpollEvent
 
+	untoldMost int32 // of untoldNow, for this reader to be one of them
+
 	// polls counts the waits in a row that brought nothing in polling mode.
 	polls uint
 }
@@ -39,9 +43,16 @@ const (
 // monitor can sleep.
 const untold = 20
 
+// A reader that sleeps untold keeps its processor of the Go scheduler, so only
+// so many may that some are left for everybody else.
+var untoldNow atomic.Int32
+
+// untoldSpare is how many processors are left.
+const untoldSpare = 2
+
 // newWaiter takes over kick, on failure too.
 func newWaiter(kick int) (*waiter, error) {
-	w := &waiter{epfd: -1, callFD: -1, kick: kick}
+	w := &waiter{epfd: -1, callFD: -1, kick: kick, untoldMost: int32(runtime.GOMAXPROCS(0)) - untoldSpare}
 	var err error
 	if w.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		w.close()
@@ -91,8 +102,14 @@ var errKickBroken = errors.New("the kick descriptor is broken: it is no eventfd,
 
 func (w *waiter) epollWait() (int, error) {
 	if w.kick >= 0 {
-		if n, e := epollWaitUntold(w.epfd, w.events[:], untold); n > 0 || e != 0 && e != unix.EINTR {
-			return n, errnoOrNil(e)
+		if untoldNow.Add(1) <= w.untoldMost {
+			n, e := epollWaitUntold(w.epfd, w.events[:], untold)
+			untoldNow.Add(-1)
+			if n > 0 || e != 0 && e != unix.EINTR {
+				return n, errnoOrNil(e)
+			}
+		} else {
+			untoldNow.Add(-1)
 		}
 		return unix.EpollWait(w.epfd, w.events[:], -1)
 	}
