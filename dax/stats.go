@@ -14,26 +14,49 @@ type stats struct {
 	Pressure, HostChanges                            atomic.Uint64
 }
 
-// Stats are counters since the start, except where said otherwise.
+// Stats are counters since the start, except where said otherwise. The names in
+// JSON are what programs of the host go by.
 type Stats struct {
-	Window, Bound, Resident, Memory uint64 // bytes, now
-	Regions                         int    // memory regions of the virtual machine, now
+	Window   uint64 `json:"window_bytes"`   // now, as the next four
+	Bound    uint64 `json:"mapped_bytes"`   // of files, resident or not
+	Resident uint64 `json:"resident_bytes"` // Managed only
+	Memory   uint64 `json:"memory_limit_bytes"`
+	Regions  int    `json:"memory_regions"` // of the virtual machine
 
-	Setups, SetupErrors, Removes, Replaced, Upgrades uint64
-	DirtyBinds                                       uint64 // ranges touched while they showed nothing
-	Maps, Unmaps, SlotsRefused                       uint64 // messages to the front-end
-	Exclusions, Passes, InvalidateErrors             uint64
-	LockDrops, LockRetries                           uint64 // for buffers that lie in the window
+	Setups       uint64 `json:"setups"`
+	SetupErrors  uint64 `json:"setup_errors"`
+	Removes      uint64 `json:"removes"`
+	Replaced     uint64 `json:"replaced"`
+	Upgrades     uint64 `json:"upgrades"`
+	DirtyBinds   uint64 `json:"dirty_binds"` // ranges touched while they showed nothing
+	Maps         uint64 `json:"frontend_maps"`
+	Unmaps       uint64 `json:"frontend_unmaps"`
+	SlotsRefused uint64 `json:"slots_refused"`
 
-	Faults, FaultBytes         uint64 // READs of the backing mount
-	Parked                     uint64 // faults that waited for an exclusion
-	Writebacks, WritebackBytes uint64
-	Discarded                  uint64 // writebacks of ranges that showed nothing
-	FaultErrors, StrayFaults   uint64
+	Exclusions       uint64 `json:"exclusions"`
+	Passes           uint64 `json:"exclusion_passes"`
+	InvalidateErrors uint64 `json:"invalidate_errors"`
+	LockDrops        uint64 `json:"lock_drops"` // for buffers that lie in the window
+	LockRetries      uint64 `json:"lock_retries"`
 
-	Reclaims, ReclaimedRanges, ReclaimedBytes        uint64
-	ReclaimNanos, Refaults, SecondChances, BusySkips uint64
-	Pressure, HostChanges                            uint64 // events
+	Faults         uint64 `json:"faults"` // READs of the backing mount
+	FaultBytes     uint64 `json:"fault_bytes"`
+	Parked         uint64 `json:"faults_parked"` // that waited for an exclusion
+	FaultErrors    uint64 `json:"fault_errors"`
+	StrayFaults    uint64 `json:"faults_stray"` // of ranges that showed nothing
+	Writebacks     uint64 `json:"writebacks"`
+	WritebackBytes uint64 `json:"writeback_bytes"`
+	Discarded      uint64 `json:"writebacks_discarded"` // of ranges that showed nothing
+
+	Reclaims        uint64 `json:"reclaims"`
+	ReclaimedRanges uint64 `json:"reclaimed_ranges"`
+	ReclaimedBytes  uint64 `json:"reclaimed_bytes"`
+	ReclaimNanos    uint64 `json:"reclaim_ns"`
+	Refaults        uint64 `json:"refaults"` // soon after reclaim
+	SecondChances   uint64 `json:"second_chances"`
+	BusySkips       uint64 `json:"busy_skips"`
+	Pressure        uint64 `json:"pressure_events"`
+	HostChanges     uint64 `json:"host_changes"`
 }
 
 // Stats returns the counters.

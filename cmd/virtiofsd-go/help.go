@@ -12,6 +12,7 @@ import (
 const helpHead = `Serve a host directory to a virtual machine as a virtio-fs device (vhost-user).
 
 Usage: virtiofsd-go --shared-dir DIR --socket-path PATH [OPTION...]
+       virtiofsd-go ctl --socket PATH COMMAND   (see virtiofsd-go ctl --help)
 
 Options:
 `

@@ -39,7 +39,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		printHelp(stderr)
 		return exitUsage
 	}
-	cmd := newCommand(args, stdout, stderr)
+	cmd, help := newCommand(args, stdout, stderr), program
+	if args[0] == "ctl" {
+		cmd, help = newCtlCommand(stdout), program+" ctl"
+		args = args[1:]
+	}
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
@@ -48,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, new(usageError)):
-		fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", program, err, program)
+		fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", program, err, help)
 		return exitUsage
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", program, err)

@@ -18,6 +18,7 @@ type config struct {
 	deprecatedSocket  string
 	socketFD          int // -1: none
 	socketGroup       string
+	controlSocket     string
 	tag               string
 	queues            int
 	threadPoolSize    int
@@ -98,6 +99,8 @@ func optionTable(c *config) []option {
 			help: "Accept connections from this inherited listening socket instead of --socket-path."},
 		{name: "socket-group", arg: "GROUP", value: text(&c.socketGroup),
 			help: "Let the members of this group connect to the socket."},
+		{name: "control-socket", arg: "PATH", value: text(&c.controlSocket),
+			help: "Answer virtiofsd-go ctl on this Unix socket, which is created with mode 0600; an old one is replaced."},
 		{name: "tag", arg: "TAG", value: tagValue{&c.tag},
 			help: fmt.Sprintf("Offer the device's configuration space with this tag, 1 to %d bytes, for front-ends that read it from the daemon. QEMU's vhost-user-fs-pci has a tag of its own.", maxTagLen)},
 		{name: "queues", arg: "N", def: fmt.Sprintf("%d; with --tag 1", maxRequestQueues), value: number(&c.queues, 1, maxRequestQueues),
@@ -225,6 +228,8 @@ func (c *config) check() error {
 		return usageError("--socket-path is missing; it names the socket to listen on (or --fd an inherited one)")
 	case c.socketPath != "" && c.socketFD >= 0:
 		return usageError("--fd and --socket-path exclude each other; give one of them")
+	case c.controlSocket != "" && c.controlSocket == c.socketPath:
+		return usageError("--control-socket and --socket-path are the same; give each a path of its own")
 	case c.socketGroup != "" && c.socketFD >= 0:
 		return usageError("--socket-group has no effect on an inherited socket; leave it out with --fd")
 	}

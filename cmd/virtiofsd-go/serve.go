@@ -79,6 +79,13 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	ctl, err := startControl(c, window, log)
+	if err != nil {
+		return err
+	}
+	if ctl != nil {
+		defer within(endLimit, ctl.Close)
+	}
 	e, err := openEndpoint(c)
 	if err != nil {
 		return err
