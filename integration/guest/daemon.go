@@ -96,3 +96,14 @@ func (d *Daemon) Kill() {
 	d.proc.signal(unix.SIGKILL)
 	<-d.proc.done
 }
+
+// Abort ends the daemon with SIGQUIT, on which one written in Go prints the stacks of its goroutines, and with SIGKILL
+// and an error if that does not help.
+func (d *Daemon) Abort() error {
+	d.proc.signal(unix.SIGQUIT)
+	if d.proc.wait(10 * time.Second) {
+		return nil
+	}
+	d.Kill()
+	return errors.New("the daemon did not end on SIGQUIT within 10 s")
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
+)
+
+// checkStart bounds what check does before its first test; it looks at every argument with a few processes.
+const checkStart = 5 * time.Minute
+
+// runner runs the tests, in as many guests as it takes.
+type runner struct {
+	s        *settings
+	expected expectations
+	disk     string
+	temp     string
+	tsvFile  *os.File
+	tsv      *tsvWriter
+	guests   int // started
+	outcomes []outcome
+	notes    []string // trouble that belongs to no test
+}
+
+func newRunner(s *settings, e expectations) (_ *runner, err error) {
+	r := &runner{s: s, expected: e}
+	// Logs of an earlier run would be taken for this one's.
+	old, err := filepath.Glob(filepath.Join(s.out, "guest-*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range append(old, r.kept()) {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(r.kept(), 0o755); err != nil {
+		return nil, err
+	}
+	if r.temp, err = os.MkdirTemp("", "xfstests-disk-"); err != nil {
+		return nil, err
+	}
+	r.disk = filepath.Join(r.temp, "disk")
+	if r.tsvFile, err = os.Create(filepath.Join(s.out, tsvName)); err != nil {
+		return nil, err
+	}
+	r.tsv, err = newTSV(r.tsvFile)
+	return r, err
+}
+
+func (r *runner) close() error {
+	return errors.Join(os.RemoveAll(r.temp), r.tsvFile.Close())
+}
+
+// kept is where the files of failed tests go.
+func (r *runner) kept() string { return filepath.Join(r.s.out, "tests") }
+
+func (r *runner) run(ctx context.Context) error {
+	if err := makeDisk(ctx, r.s.xfstests, r.disk); err != nil {
+		return err
+	}
+	for len(r.outcomes) < len(r.s.tests) {
+		before := len(r.outcomes)
+		if err := r.runGuest(ctx, r.s.tests[before:]); err != nil {
+			return err
+		}
+		if len(r.outcomes) == before {
+			return fmt.Errorf("check ran no test, see %s", r.logs())
+		}
+	}
+	return nil
+}
+
+func (r *runner) logs() string { return filepath.Join(r.s.out, fmt.Sprintf("guest-%02d", r.guests)) }
+
+// runGuest runs as many of the tests as one guest lasts.
+func (r *runner) runGuest(ctx context.Context, tests []string) error {
+	r.guests++
+	fmt.Printf("guest %d, for %d tests\n", r.guests, len(tests))
+	m, err := startMachine(ctx, r.s, r.disk, r.logs())
+	if err != nil {
+		return err
+	}
+	defer m.kill()
+	log, err := os.Create(filepath.Join(r.logs(), "check.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	run, err := r.follow(ctx, m, tests, log)
+	if err != nil {
+		return err
+	}
+	if run.trouble == "" {
+		for _, test := range run.failed {
+			if err := m.keep(ctx, test, r.kept()); err != nil {
+				fmt.Printf("the files of %s are lost: %v\n", test, err)
+			}
+		}
+		if err := m.stop(ctx); err != nil {
+			r.note("guest %d did not end well: %v", r.guests, err)
+		}
+		return nil
+	}
+	for _, test := range append(run.failed, run.test) {
+		if err := m.keep(ctx, test, r.kept()); err != nil {
+			break // the guest answers no more
+		}
+	}
+	if run.test == "" {
+		r.note("guest %d, after a test: %s, see %s", r.guests, run.trouble, r.logs())
+		return nil
+	}
+	return r.add(outcome{test: run.test, result: run.result, seconds: run.seconds, reason: run.trouble + ", see " + r.logs()})
+}
+
+// guestRun is how a run of check in a guest came to its end.
+type guestRun struct {
+	failed  []string
+	trouble string // why it ended before its time, if it did
+	test    string // that was running then
+	result  result // of that test
+	seconds float64
+}
+
+// follow runs check and records what it says until it ends or something goes wrong.
+func (r *runner) follow(ctx context.Context, m *machine, tests []string, log io.Writer) (guestRun, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := make(chan event)
+	output := &checkOutput{emit: func(e event) {
+		select {
+		case events <- e:
+		case <-ctx.Done():
+		}
+	}}
+	ended := make(chan error, 1)
+	go func() {
+		err := m.vm.Exec(ctx, guest.Command{Script: checkScript(tests), Stdout: io.MultiWriter(log, output)})
+		ended <- err
+	}()
+	limit := time.NewTimer(checkStart)
+	defer limit.Stop()
+	var run guestRun
+	var begin time.Time
+	since := func() float64 { return time.Since(begin).Seconds() }
+	trouble := func(how result, why string) (guestRun, error) {
+		run.trouble, run.result = why, how
+		if run.test != "" {
+			run.seconds = since()
+		}
+		if how == hung {
+			// Now, as the end of ctx kills what hangs.
+			if err := m.stacks(ctx); err != nil {
+				fmt.Printf("some stacks are lost: %v\n", err)
+			}
+		}
+		return run, nil
+	}
+	for {
+		select {
+		case e := <-events:
+			if e.result == "" {
+				run.test, begin = e.test, time.Now()
+				limit.Reset(r.s.limit)
+				continue
+			}
+			limit.Reset(checkStart)
+			run.test = ""
+			if e.result == fail {
+				run.failed = append(run.failed, e.test)
+			}
+			if err := r.add(outcome{test: e.test, result: e.result, seconds: since(), reason: e.reason, detail: e.detail}); err != nil {
+				return run, err
+			}
+		case err := <-ended:
+			var status *guest.ExitError
+			switch {
+			case ctx.Err() != nil:
+				return run, context.Cause(ctx)
+			case err != nil && !errors.As(err, &status):
+				return trouble(fail, "the guest ended: "+firstLine(err.Error()))
+			case run.test != "":
+				return trouble(fail, "check ended in the middle of the test")
+			}
+			return run, nil
+		case i := <-m.dead:
+			return trouble(fail, "the daemon of "+tags[i]+" ended")
+		case <-limit.C:
+			if run.test == "" {
+				return trouble(hung, "check hangs between tests")
+			}
+			return trouble(hung, fmt.Sprintf("no end after %v", r.s.limit))
+		case <-ctx.Done():
+			return run, context.Cause(ctx)
+		}
+	}
+}
+
+// add records an outcome, which must be of the test whose turn it is, and shows it.
+func (r *runner) add(o outcome) error {
+	if n := len(r.outcomes); n == len(r.s.tests) || o.test != r.s.tests[n] {
+		return fmt.Errorf("check ran %s out of turn, as test %d", o.test, n+1)
+	}
+	r.outcomes = append(r.outcomes, o)
+	mark := " "
+	if !r.expected.met(o) {
+		mark = "!"
+	}
+	fmt.Printf("[%d/%d] %s %s %s %.1fs  %s\n", len(r.outcomes), len(r.s.tests), mark, o.test, o.result, o.seconds, shorten(o.reason))
+	return r.tsv.add(o)
+}
+
+// note records trouble that belongs to no test.
+func (r *runner) note(format string, arguments ...any) {
+	text := fmt.Sprintf(format, arguments...)
+	fmt.Println(text)
+	r.notes = append(r.notes, text)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
