@@ -11,7 +11,15 @@ func (t *Thread) getattr() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	return t.attrReply(n)
+	size, e := t.attrReply(n)
+	if in := overlay[fuse.GetAttrIn](t.in); e == unix.ESTALE && in.Flags_&fuse.FUSE_GETATTR_FH != 0 {
+		if _, e := t.holdByFile(n, true, in.Fh_); e != 0 {
+			return 0, e
+		}
+		defer n.drop()
+		return t.attrReply(n)
+	}
+	return size, e
 }
 
 // attrReply answers with the attributes of n as they are now.
@@ -126,7 +134,10 @@ func (t *Thread) setattr() (int, unix.Errno) {
 	if in.Valid&(fuse.FATTR_SIZE|setattrTimes) != 0 && n.dax.Mapped() && !t.mayBlock {
 		return t.again()
 	}
-	fd, e := n.hold()
+	fd, e := t.holdByFile(n, in.Valid&fuse.FATTR_FH != 0, in.Fh)
+	if e == unix.ESTALE {
+		return t.goneTimes(n, in)
+	}
 	if e != 0 {
 		return 0, e
 	}

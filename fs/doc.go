@@ -19,7 +19,8 @@
 // caching of file data.
 //
 // An inode is pinned by an O_PATH descriptor while the budget of descriptors
-// lasts, and by its file handle where it does not. Files are created with the
+// lasts, and by its file handle where it does not; one without a link keeps its
+// descriptor, for its handle leads nowhere (unlinked.go). Files are created with the
 // caller's uid, gid and the supplementary group that the guest names, by
 // changing the credentials of the serving thread alone.
 //

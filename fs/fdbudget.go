@@ -15,6 +15,8 @@ type fdBudget struct {
 	limit int64 // 0: none
 	pins  int64 // inodes' share of limit while handles work
 	count atomic.Int64
+	// parked counts the inodes that have no descriptor.
+	parked atomic.Int64
 
 	mu   sync.Mutex // held over one sweep
 	hand uint32     // where the next sweep starts, guarded by mu

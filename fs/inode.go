@@ -25,6 +25,9 @@ type inode struct {
 	fs   *FS
 	dax  dax.Inode
 	used atomic.Bool // for the second chance of the descriptor budget
+	// unlinked is set when the budget wanted the descriptor of an inode that
+	// has no link.
+	unlinked atomic.Bool
 
 	// state packs the O_PATH descriptor (low half, -1 for none), the number
 	// of its users, and the dead bit, so that a descriptor is never closed
@@ -97,6 +100,8 @@ func (n *inode) closeFD(s uint64) {
 	if fd := stateFD(s); fd >= 0 {
 		unix.Close(fd)
 		n.fs.budget.release()
+	} else {
+		n.fs.budget.parked.Add(-1)
 	}
 	n.fs.mounts.drop(n.mnt)
 }
@@ -112,6 +117,7 @@ func (n *inode) pin(fd int) {
 			return
 		}
 		if n.state.CompareAndSwap(s, s&^noFD|uint64(uint32(fd))) {
+			n.fs.budget.parked.Add(-1)
 			return
 		}
 	}
@@ -145,7 +151,7 @@ func (n *inode) unpin() bool {
 	if s&inodeDead != 0 || stateFD(s) < 0 || stateUsers(s) != 0 || n.id == rootID {
 		return false
 	}
-	if n.openHandles.Load() > 0 {
+	if n.openHandles.Load() > 0 || n.unlinked.Load() {
 		// A file that was unlinked while open can't be found by its handle on
 		// every file system.
 		return false
@@ -168,7 +174,16 @@ func (n *inode) unpin() bool {
 			return false
 		}
 	}
+	n.fs.budget.parked.Add(1)
 	if !n.state.CompareAndSwap(s, s|noFD) {
+		n.fs.budget.parked.Add(-1)
+		return false
+	}
+	// From here on a removal by the guest opens one of its own, see victim.
+	var st unix.Statx_t
+	if e := sysStatx(stateFD(s), emptyPath, unix.AT_EMPTY_PATH, unix.STATX_NLINK, &st); e != 0 || st.Nlink == 0 {
+		n.unlinked.Store(e == 0)
+		n.pin(stateFD(s))
 		return false
 	}
 	unix.Close(stateFD(s))
@@ -197,7 +212,11 @@ func (n *inode) openFile(t *Thread, flags int) (int, unix.Errno) {
 		return -1, unix.ENXIO
 	}
 	if h := n.handleForOpen(); h != nil {
-		return n.mnt.open(h, flags)
+		// Not every file system finds an inode without a link by its handle;
+		// that one still has its descriptor.
+		if fd, e := n.mnt.open(h, flags); e != unix.ESTALE {
+			return fd, e
+		}
 	}
 	fd, e := n.hold()
 	if e != 0 {

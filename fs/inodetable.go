@@ -48,6 +48,17 @@ func (it *inodeTable) claimPinned(k inodeKey, btime unix.StatxTimestamp) *inode 
 	return n
 }
 
+// find returns the inode with this key and birth time, or nil.
+func (it *inodeTable) find(k inodeKey, btime unix.StatxTimestamp) *inode {
+	s := it.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.m[k]; n != nil && sameTime(n.btime, btime) {
+		return n
+	}
+	return nil
+}
+
 // claimOrAdd adds a lookup to the inode with the identity of st. The O_PATH
 // descriptor fd, taken out of the budget, becomes the inode's if it is new or
 // had none, and is closed otherwise. isNew says that the guest did not have it.

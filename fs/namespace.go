@@ -133,6 +133,7 @@ func (t *Thread) link() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
+	n.unlinked.Store(false)
 	// The reply is about the inode that was named, whatever the name is by now.
 	if e := sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, statxMask, &t.st); e != 0 {
 		return 0, e
@@ -159,6 +160,9 @@ func (t *Thread) remove(flags int) (int, unix.Errno) {
 		return 0, e
 	}
 	defer dir.drop()
+	if n := t.victim(dirfd, name); n != nil {
+		defer n.drop()
+	}
 	return 0, sysUnlinkat(dirfd, name, flags)
 }
 
@@ -197,5 +201,10 @@ func (t *Thread) renameTo(newdir uint64, flags uint32, names int) (int, unix.Err
 		return 0, e
 	}
 	defer to.drop()
+	if flags&(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) == 0 {
+		if n := t.victim(tofd, s[1]); n != nil {
+			defer n.drop()
+		}
+	}
 	return 0, sysRenameat2(fromfd, s[0], tofd, s[1], flags)
 }

@@ -160,6 +160,20 @@ var unlinkedCases = []testCase{
 		equal(t, st.Gid, 34, "gid")
 		equal(t, st.Mtime.Sec, 6, "mtime")
 	}},
+	{"times of a file that was replaced while open are stored", nil, func(t *T) {
+		f := t.rw("f")
+		t.write(f, pattern(10000, 1))
+		t.file("other", nil)
+		t.ok(t.Rename("other", "f", 0), "rename")
+		t.pwrite(f, pattern(10000, 2), 5000)
+		t.ok(f.Futimens(&[2]unix.Timespec{{Sec: 5}, {Sec: 6}}), "futimens")
+		t.ok(f.Fsync(), "fsync")
+		st := t.fstat(f)
+		equal(t, st.Nlink, 0, "link count")
+		equal(t, st.Mtime.Sec, 6, "mtime")
+		equal(t, st.Size, 15000, "size")
+		t.ok(f.Close(), "close")
+	}},
 	{"extended attributes of an unlinked open file", []Capability{XattrUser}, func(t *T) {
 		f := t.unlinked(nil)
 		t.ok(f.Fsetxattr("user.a", []byte("value"), 0), "fsetxattr")
