@@ -59,7 +59,7 @@ type machine struct {
 }
 
 // startMachine boots a guest on empty directories and prepares it for check.
-func startMachine(ctx context.Context, s *settings, disk, logs string) (_ *machine, err error) {
+func startMachine(ctx context.Context, s *settings, disk string, libraries map[string]string, logs string) (_ *machine, err error) {
 	assets, err := guest.FindAssets()
 	if err != nil {
 		return nil, err
@@ -90,8 +90,10 @@ func startMachine(ctx context.Context, s *settings, disk, logs string) (_ *machi
 	if m.vm, err = guest.Start(ctx, assets, config); err != nil {
 		return nil, err
 	}
-	_, err = m.vm.Run(ctx, prepareScript(s.dax))
-	return m, err
+	if _, err := m.vm.Run(ctx, prepareScript(s.dax)); err != nil {
+		return nil, err
+	}
+	return m, addLibraries(ctx, m.vm, libraries)
 }
 
 func (m *machine) startDaemon(ctx context.Context, s *settings, i int, socket string) error {

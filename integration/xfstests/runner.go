@@ -21,6 +21,7 @@ type runner struct {
 	s        *settings
 	expected expectations
 	disk     string
+	needs    map[string]string // libraries of the programs on the disk
 	temp     string
 	tsvFile  *os.File
 	tsv      *tsvWriter
@@ -66,6 +67,10 @@ func (r *runner) run(ctx context.Context) error {
 	if err := makeDisk(ctx, r.s.xfstests, r.disk); err != nil {
 		return err
 	}
+	var err error
+	if r.needs, err = librariesOf(ctx, r.s.xfstests); err != nil {
+		return err
+	}
 	for len(r.outcomes) < len(r.s.tests) {
 		before := len(r.outcomes)
 		if err := r.runGuest(ctx, r.s.tests[before:]); err != nil {
@@ -84,7 +89,7 @@ func (r *runner) logs() string { return filepath.Join(r.s.out, fmt.Sprintf("gues
 func (r *runner) runGuest(ctx context.Context, tests []string) error {
 	r.guests++
 	fmt.Printf("guest %d, for %d tests\n", r.guests, len(tests))
-	m, err := startMachine(ctx, r.s, r.disk, r.logs())
+	m, err := startMachine(ctx, r.s, r.disk, r.needs, r.logs())
 	if err != nil {
 		return err
 	}
