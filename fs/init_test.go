@@ -1,0 +1,138 @@
+package fs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
+)
+
+func newWindow(t *testing.T) *dax.Manager {
+	t.Helper()
+	m, err := dax.New(dax.Config{Window: 4 * dax.RangeSize, Backing: dax.Direct})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func TestWhatINITAgreesOn(t *testing.T) {
+	const (
+		all      = ^uint64(0)
+		inodeDAX = fuse.CAP_HAS_INODE_DAX
+		window   = fuse.CAP_MAP_ALIGNMENT
+		inval    = fuse.CAP_AUTO_INVAL_DATA
+		explicit = fuse.CAP_EXPLICIT_INVAL_DATA
+		killpriv = fuse.CAP_HANDLE_KILLPRIV_V2
+		trunc    = fuse.CAP_ATOMIC_O_TRUNC
+		acl      = fuse.CAP_POSIX_ACL | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT
+		// What the rows below speak of; the rest is what the guest offers.
+		spoken = window | inodeDAX | inval | explicit | killpriv | trunc | acl | fuse.CAP_SECURITY_CTX |
+			fuse.CAP_POSIX_LOCKS | fuse.CAP_FLOCK_LOCKS | fuse.CAP_WRITEBACK_CACHE | fuse.CAP_SUBMOUNTS
+	)
+	for _, c := range []struct {
+		name    string
+		dax     bool
+		opts    Options
+		offered uint64
+		want    uint64
+		e       unix.Errno
+	}{
+		{name: "no DAX", opts: Options{KillprivV2: IfOffered}, offered: all, want: inval | killpriv | trunc},
+		{name: "no DAX and no killpriv", offered: all, want: inval},
+		{name: "no DAX and a guest without killpriv", opts: Options{KillprivV2: IfOffered}, offered: all &^ killpriv, want: inval},
+		{name: "killpriv asked for, and a guest without", opts: Options{KillprivV2: On}, offered: all &^ killpriv, want: inval},
+		{name: "DAX for some files", dax: true, offered: all, want: window | inodeDAX},
+		{name: "DAX for some files leaves killpriv to the guest", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all, want: window | inodeDAX},
+		{name: "DAX with killpriv asked for", dax: true, opts: Options{KillprivV2: On}, offered: all, want: window | inodeDAX | killpriv | trunc},
+		{name: "DAX for all files", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all &^ inodeDAX, want: window | explicit},
+		{name: "DAX for all files in an old guest", dax: true, offered: all &^ inodeDAX &^ explicit, want: window},
+		{name: "a guest that mounts without DAX", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all &^ inodeDAX &^ window, want: inval | killpriv | trunc},
+		{name: "locks", opts: Options{PosixLock: true, Flock: true}, offered: all, want: inval | fuse.CAP_POSIX_LOCKS | fuse.CAP_FLOCK_LOCKS},
+		{name: "writeback and submounts", opts: Options{Writeback: true, AnnounceSubmounts: true}, offered: all, want: inval | fuse.CAP_WRITEBACK_CACHE | fuse.CAP_SUBMOUNTS},
+		{name: "ACLs", opts: Options{PosixACL: IfOffered}, offered: all, want: inval | acl},
+		{name: "ACLs of which a guest lacks a part", opts: Options{PosixACL: IfOffered}, offered: all &^ fuse.CAP_SETXATTR_EXT, want: inval},
+		{name: "ACLs asked for, and a guest without", opts: Options{PosixACL: On}, offered: all &^ fuse.CAP_DONT_MASK, e: unix.EPROTO},
+		{name: "labels asked for, and a guest without", opts: Options{SecurityLabel: On}, offered: all &^ fuse.CAP_SECURITY_CTX, e: unix.EPROTO},
+		{name: "a guest that offers nothing", dax: true, opts: Options{KillprivV2: IfOffered}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.opts.SharedDir = t.TempDir()
+			if c.dax {
+				c.opts.DAX = newWindow(t)
+			}
+			g := newGuestRaw(t, c.opts)
+			g.fs.opts.AnnounceSubmounts = c.opts.AnnounceSubmounts
+			rep, e := g.call(opInit, 0, le(uint32(7), uint32(45), uint32(1<<20), uint32(c.offered|fuse.CAP_INIT_EXT), uint32(c.offered>>32), [11]uint32{}))
+			if e != c.e {
+				t.Fatalf("INIT: %v, want %v", e, c.e)
+			}
+			if e != 0 {
+				return
+			}
+			out := overlay[fuse.InitOut](aligned(rep))
+			flags := uint64(out.Flags) | uint64(out.Flags2)<<32
+			if got := flags & spoken; got != c.want {
+				t.Errorf("flags %#x, want %#x: too many %#x, too few %#x", got, c.want, got&^c.want, c.want&^got)
+			}
+			if extra := flags &^ c.offered &^ fuse.CAP_INIT_EXT; extra != 0 {
+				t.Errorf("the guest did not offer %#x", extra)
+			}
+			if want := flags&window != 0; (out.MapAlignment == mapAlignment) != want {
+				t.Errorf("alignment of mappings %d", out.MapAlignment)
+			}
+			if s := g.fs.session.Load(); s.flags != flags {
+				t.Errorf("the session has %#x, the reply %#x", s.flags, flags)
+			}
+		})
+	}
+}
+
+func TestASessionTakenOver(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		dax   bool
+		flags uint64
+	}{
+		{"without DAX", false, fuse.CAP_AUTO_INVAL_DATA | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC},
+		{"with DAX", true, fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HAS_INODE_DAX},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			opts := Options{SharedDir: dir, KillprivV2: IfOffered}
+			if c.dax {
+				opts.DAX = newWindow(t)
+			}
+			g := newGuestRaw(t, opts)
+			g.fs.TakeOver()
+			const spoken = fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HAS_INODE_DAX | fuse.CAP_AUTO_INVAL_DATA | fuse.CAP_EXPLICIT_INVAL_DATA |
+				fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC
+			if got := g.fs.session.Load().flags & spoken; got != c.flags {
+				t.Errorf("flags %#x, want %#x", got, c.flags)
+			}
+			n, e := g.lookup(rootID, "f")
+			g.must("LOOKUP", e)
+			if _, e := g.getattr(n.NodeId + 1); e != unix.EBADF {
+				t.Errorf("an inode of the daemon before: %v", e)
+			}
+			if _, e := g.read(n.NodeId, 7, 0, 10); e != unix.EBADF {
+				t.Errorf("a file of the daemon before: %v", e)
+			}
+			// A ring that goes on in a session of our own changes nothing.
+			g.mustInit(fuse.CAP_INIT_EXT)
+			mine := g.fs.session.Load()
+			g.fs.TakeOver()
+			if g.fs.session.Load() != mine {
+				t.Error("the guest's own session was replaced")
+			}
+		})
+	}
+}

@@ -1,0 +1,76 @@
+package fs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// setlk asks for a lock of bytes 0 to 9, or gives it back.
+func (g *guest) setlk(node, fh, owner uint64, typ uint32) unix.Errno {
+	g.t.Helper()
+	_, e := g.call(opSetlk, node, le(fh, owner, uint64(0), uint64(9), typ, uint32(0), uint32(0), uint32(0)))
+	return e
+}
+
+func (g *guest) release(node, fh uint64) {
+	g.t.Helper()
+	_, e := g.call(opRelease, node, le(fh, [2]uint64{}))
+	g.must("RELEASE", e)
+}
+
+func TestLocksEndWithWhatTheyBelongTo(t *testing.T) {
+	const process, description, other = 100, 200, 300
+	for _, c := range []struct {
+		name string
+		// do ends, or fails to end, the locks of owner on node; a and b are
+		// handles of it.
+		do    func(g *guest, node, a, b uint64)
+		owner uint64
+		twice bool // the owner has locked by b, after a
+		freed bool
+	}{
+		{"nothing", func(*guest, uint64, uint64, uint64) {}, process, false, false},
+		{"an unlock", func(g *guest, node, a, _ uint64) { g.must("SETLK", g.setlk(node, a, process, unix.F_UNLCK)) }, process, false, true},
+		{"an unlock by another owner", func(g *guest, node, a, _ uint64) { g.must("SETLK", g.setlk(node, a, other, unix.F_UNLCK)) }, process, false, false},
+		{"a close by the process", func(g *guest, node, _, b uint64) { g.flush(node, b, process) }, process, false, true},
+		{"a close by another process", func(g *guest, node, a, _ uint64) { g.flush(node, a, other) }, process, false, false},
+		{"the end of the description", func(g *guest, node, a, _ uint64) { g.flush(node, a, other); g.release(node, a) }, description, false, true},
+		{"the end of another description", func(g *guest, node, _, b uint64) { g.release(node, b) }, description, false, false},
+		{"the end of the handle it locked by before", func(g *guest, node, a, _ uint64) { g.release(node, a) }, process, true, false},
+		{"the end of the handle it locked by last", func(g *guest, node, _, b uint64) { g.release(node, b) }, process, true, true},
+		{"DESTROY", func(g *guest, _, _, _ uint64) { g.call(opDestroy, 0, nil) }, process, false, true},
+		{"a reset", func(g *guest, _, _, _ uint64) { g.fs.Reset() }, description, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			g := newGuest(t, Options{SharedDir: dir, PosixLock: true})
+			node, a := g.create(rootID, "f", unix.O_RDWR, 0o644)
+			b, e := g.open(node, unix.O_RDWR)
+			g.must("OPEN", e)
+			g.must("SETLK", g.setlk(node, a, c.owner, unix.F_WRLCK))
+			if c.twice {
+				g.must("SETLK", g.setlk(node, b, c.owner, unix.F_WRLCK))
+			}
+			c.do(g, node, a, b)
+			host, err := os.OpenFile(filepath.Join(dir, "f"), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer host.Close()
+			lk := unix.Flock_t{Type: unix.F_WRLCK, Len: 10}
+			err = unix.FcntlFlock(host.Fd(), unix.F_OFD_SETLK, &lk)
+			if freed := err == nil; freed != c.freed {
+				t.Errorf("freed: %v (%v), want %v", freed, err, c.freed)
+			}
+		})
+	}
+}
+
+func (g *guest) flush(node, fh, owner uint64) {
+	g.t.Helper()
+	_, e := g.call(opFlush, node, le(fh, uint64(0), owner))
+	g.must("FLUSH", e)
+}
