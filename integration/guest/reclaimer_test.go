@@ -1,0 +1,141 @@
+package guest_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/control"
+)
+
+// daxStats is what the tests look at of "dax stats".
+type daxStats struct {
+	Setups         uint64 `json:"setups"`
+	Removes        uint64 `json:"removes"`
+	Maps           uint64 `json:"frontend_maps"`
+	Unmaps         uint64 `json:"frontend_unmaps"`
+	Faults         uint64 `json:"faults"`
+	FaultErrors    uint64 `json:"fault_errors"`
+	InvalidateErrs uint64 `json:"invalidate_errors"`
+	Writebacks     uint64 `json:"writebacks"`
+	Reclaims       uint64 `json:"reclaims"`
+	ReclaimedBytes uint64 `json:"reclaimed_bytes"`
+}
+
+// reclaimer is a host that wants all its memory back, again and again.
+type reclaimer struct {
+	backing string
+	client  *control.Client // of stats; the orders have a connection of their own
+	cancel  context.CancelFunc
+	ended   chan error
+}
+
+// reclaimEvery starts one, on the daemon with the given control socket and on the files of the directory that it serves.
+func reclaimEvery(t *testing.T, pause time.Duration, socket, dir, backing string) *reclaimer {
+	t.Helper()
+	r := &reclaimer{backing: backing, ended: make(chan error, 1)}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	t.Cleanup(cancel)
+	var clients [2]*control.Client
+	for i := range clients {
+		var err error
+		if clients[i], err = control.Dial(t.Context(), socket); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { clients[i].Close() })
+	}
+	r.client = clients[0]
+	go func() {
+		tick := time.NewTicker(pause)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				r.ended <- nil
+				return
+			case <-tick.C:
+			}
+			if err := r.reclaim(clients[1], dir); err != nil {
+				r.ended <- err
+				return
+			}
+		}
+	}()
+	return r
+}
+
+func (r *reclaimer) reclaim(client *control.Client, dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err := client.Call(ctx, "dax reclaim", map[string]bool{"all": true}, nil)
+	if r.backing == "managed" {
+		return err
+	}
+	if err == nil || !strings.Contains(err.Error(), "none can be taken back") {
+		return errors.Join(errors.New("nothing was refused"), err)
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		f.Close()
+	}
+	return err
+}
+
+func (r *reclaimer) stats(t *testing.T) daxStats {
+	t.Helper()
+	var s daxStats
+	if err := r.client.Call(t.Context(), "dax stats", nil, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// worked checks that between two looks the window was used, and taken back.
+func (r *reclaimer) worked(t *testing.T, before, after daxStats) {
+	t.Helper()
+	t.Logf("before %+v", before)
+	t.Logf("after  %+v", after)
+	if after.Setups == before.Setups || after.Removes == before.Removes {
+		t.Error("no mapping came or went")
+	}
+	if after.FaultErrors+after.InvalidateErrs != 0 {
+		t.Error("faults or invalidations failed")
+	}
+	switch r.backing {
+	case "managed":
+		if after.Reclaims == before.Reclaims || after.ReclaimedBytes == before.ReclaimedBytes || after.Writebacks == before.Writebacks || after.Faults == before.Faults {
+			t.Error("nothing was taken back")
+		}
+	default:
+		if after.Maps == before.Maps {
+			t.Error("nothing was mapped")
+		}
+	}
+	select {
+	case err := <-r.ended:
+		t.Fatalf("the host no longer reclaims: %v", err)
+	default:
+	}
+}
+
+// stop ends the reclaimer.
+func (r *reclaimer) stop(t *testing.T) {
+	t.Helper()
+	r.cancel()
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+}
