@@ -36,7 +36,9 @@ func (f *FS) addFile(fd int, n *inode, flags int) uint64 {
 func (t *Thread) file(fh uint64, n *inode) (*file, unix.Errno) {
 	f := t.fs.files.get(fh)
 	if f == nil || f.inode != n || !f.hold() {
-		t.fs.bad("handle", "a request names a file handle that the guest does not have, or not of that inode")
+		if !t.session.inherited {
+			t.fs.bad("handle", "a request names a file handle that the guest does not have, or not of that inode")
+		}
 		return nil, unix.EBADF
 	}
 	return f, 0
@@ -102,7 +104,9 @@ func (t *Thread) release() (int, unix.Errno) {
 		_ = t.fs.opts.DAX.Sync(t.op, &f.inode.dax)
 	}
 	if f == nil || f.inode.id != t.hdr.NodeId || !t.fs.files.remove(in.Fh) {
-		t.fs.bad("handle", "RELEASE names a file handle that the guest does not have")
+		if !t.session.inherited {
+			t.fs.bad("handle", "RELEASE names a file handle that the guest does not have")
+		}
 		return 0, unix.EBADF
 	}
 	if f.locked.Load() {

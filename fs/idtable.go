@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 )
@@ -19,6 +20,7 @@ type idTable[T any] struct {
 	pages atomic.Pointer[[]*idPage[T]]
 
 	mu    sync.Mutex
+	epoch uint32 // of a slot's first generation
 	free  []uint32
 	next  uint32
 	count int
@@ -70,12 +72,20 @@ func (t *idTable[T]) add(init func(id uint64, v *T)) (uint64, *T) {
 	}
 	page := t.pageLocked(slot >> idPageBits)
 	i := slot % idPageLen
-	s := &idSlot[T]{id: uint64(page.gens[i])<<32 | uint64(slot)}
+	s := &idSlot[T]{id: uint64(t.epoch+page.gens[i])<<32 | uint64(slot)}
 	init(s.id, &s.value)
 	page.slots[i].Store(s)
 	t.count++
 	t.most = max(t.most, t.count)
 	return s.id, &s.value
+}
+
+// diverge keeps the identifiers of new objects from being those that another
+// process has handed out.
+func (t *idTable[T]) diverge() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.epoch = rand.Uint32()
 }
 
 // remove takes id out of the table; it reports whether it was there.

@@ -77,7 +77,8 @@ func (t *Thread) pad(n int) []byte {
 // TakeOver implements device.Heir: it begins a session for a guest that has had
 // its INIT from a daemon before this one. The flags are those that this daemon
 // would have agreed on with a guest that offers all; inodes other than the root
-// and open files are gone, and answered ESTALE and EBADF.
+// and open files are gone, and answered ESTALE and EBADF. New ones have other
+// numbers, for the guest would take them for those that it knows.
 func (f *FS) TakeOver() {
 	if f.session.Load() != nil {
 		return
@@ -88,7 +89,9 @@ func (f *FS) TakeOver() {
 		return
 	}
 	f.log.Info("a guest goes on with the session of a daemon before this one")
-	f.session.Store(&session{flags: flags, offered: all, minor: protoMinor, maxWrite: maxWrite})
+	f.inodes.byID.diverge()
+	f.files.diverge()
+	f.session.Store(&session{flags: flags, offered: all, minor: protoMinor, maxWrite: maxWrite, inherited: true})
 }
 
 // negotiate picks the flags of the INIT reply out of those the guest offers.

@@ -107,6 +107,8 @@ func TestASessionTakenOver(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
+			before := newGuest(t, Options{SharedDir: dir})
+			node, handle := before.create(rootID, "g", unix.O_RDWR, 0o644)
 			opts := Options{SharedDir: dir, KillprivV2: IfOffered}
 			if c.dax {
 				opts.DAX = newWindow(t)
@@ -120,11 +122,28 @@ func TestASessionTakenOver(t *testing.T) {
 			}
 			n, e := g.lookup(rootID, "f")
 			g.must("LOOKUP", e)
-			if _, e := g.getattr(n.NodeId + 1); e != unix.EBADF {
+			fh, e := g.open(n.NodeId, unix.O_RDWR)
+			g.must("OPEN", e)
+			// The guest would take one for the other, and write to it.
+			if n.NodeId == node || fh == handle {
+				t.Errorf("inode %#x and handle %#x are those of another file for the guest", n.NodeId, fh)
+			}
+			// ESTALE has the guest look the path up again.
+			if _, e := g.getattr(node); e != unix.ESTALE {
 				t.Errorf("an inode of the daemon before: %v", e)
 			}
-			if _, e := g.read(n.NodeId, 7, 0, 10); e != unix.EBADF {
+			if _, e := g.read(node, handle, 0, 10); e != unix.ESTALE {
+				t.Errorf("a file of an inode of the daemon before: %v", e)
+			}
+			if _, e := g.read(n.NodeId, handle, 0, 10); e != unix.EBADF {
 				t.Errorf("a file of the daemon before: %v", e)
+			}
+			g.call(opForget, node, le(uint64(1)))
+			if bad := g.fs.Stats().BadRequests.Load(); bad != 0 {
+				t.Errorf("%d requests of a guest that can't know better count as bad", bad)
+			}
+			if _, e := g.getattr(rootID); e != 0 {
+				t.Errorf("the root: %v", e)
 			}
 			// A ring that goes on in a session of our own changes nothing.
 			g.mustInit(fuse.CAP_INIT_EXT)

@@ -112,10 +112,14 @@ func fillAttr(a *fuse.Attr, st *unix.Statx_t) {
 // forget serves FUSE_FORGET.
 func (t *Thread) forget() (int, unix.Errno) {
 	in := overlay[fuse.ForgetIn](t.in)
-	if !t.fs.inodes.forget(in.NodeId, in.Nlookup) {
+	t.forgetOne(in.NodeId, in.Nlookup)
+	return 0, 0
+}
+
+func (t *Thread) forgetOne(id, count uint64) {
+	if !t.fs.inodes.forget(id, count) && !t.session.inherited {
 		t.fs.bad("forget", "FORGET names an inode that the guest does not have, or more lookups than it made")
 	}
-	return 0, 0
 }
 
 // batchForget serves FUSE_BATCH_FORGET.
@@ -129,9 +133,7 @@ func (t *Thread) batchForget() (int, unix.Errno) {
 	}
 	for i := range int(in.Count) {
 		one := overlay[forgetOne](rest[i*size:])
-		if !t.fs.inodes.forget(one.NodeID, one.Nlookup) {
-			t.fs.bad("forget", "FORGET names an inode that the guest does not have, or more lookups than it made")
-		}
+		t.forgetOne(one.NodeID, one.Nlookup)
 	}
 	return 0, 0
 }

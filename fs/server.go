@@ -49,6 +49,9 @@ type session struct {
 	offered  uint64
 	minor    uint32
 	maxWrite uint32
+	// inherited says that the guest began the session with another process
+	// and names inodes and files which that one had.
+	inherited bool
 }
 
 func (s *session) has(flag uint64) bool { return s != nil && s.flags&flag != 0 }
@@ -397,6 +400,10 @@ func (t *Thread) node() (*inode, unix.Errno) { return t.nodeByID(t.hdr.NodeId) }
 
 func (t *Thread) nodeByID(id uint64) (*inode, unix.Errno) {
 	n := t.fs.inodes.get(id)
+	if n == nil && t.session.inherited {
+		// The guest looks the path up again.
+		return nil, unix.ESTALE
+	}
 	if n == nil {
 		t.fs.bad("nodeid", "a request names an inode that the guest does not have")
 		return nil, unix.EBADF
