@@ -356,6 +356,9 @@ func (s *session) resetDevice(*message) error {
 	}
 	s.status = 0
 	s.dev.Reset()
+	// What the driver had in flight it has forgotten. The front-end may go on
+	// with the buffer as it is; all zeroes is one that nobody has used.
+	clear(s.inflight.mem)
 	return nil
 }
 

@@ -637,6 +637,24 @@ func TestInflightBuffer(t *testing.T) {
 						t.Errorf("byte %d of the file is %d", at, b[at])
 					}
 				}
+				// A device that was reset has nothing in flight, but goes on
+				// keeping account.
+				p.must(ResetDevice, nil)
+				if _, err := unix.Pread(fds[0], b, 0); err != nil {
+					t.Fatal(err)
+				}
+				if at := slices.IndexFunc(b, func(v byte) bool { return v != 0 }); at >= 0 {
+					t.Errorf("byte %d of the file is %d after the reset", at, b[at])
+				}
+				for i := range uint32(3) {
+					p.must(SetVringNum, state(i, 128))
+					p.must(SetVringAddr, addr(i, 0, 0x1000, 0x2000, 0x3000, 0))
+					p.must(SetVringKick, u64(uint64(i)), eventfd(t))
+				}
+				p.askU64(GetFeatures)
+				if n := len(dev.ring(1).Inflight); n != c.length {
+					t.Errorf("ring 1 has %d bytes after the reset, want %d", n, c.length)
+				}
 				// It comes again at each start, also from another process's
 				// file at an offset.
 				for i := range uint32(3) {

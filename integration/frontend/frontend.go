@@ -34,6 +34,9 @@ type Options struct {
 	WithoutProtocol uint64
 	// Inflight keeps in-flight buffers, as vhost-user-blk does.
 	Inflight bool
+	// KeepInflight goes on with the same buffer after a reset, which the
+	// back-end has to empty.
+	KeepInflight bool
 	// KickOnStart signals every queue when the device has started. The specification lets a back-end wait for it; a daemon
 	// that a guest can rely on does not.
 	KickOnStart bool

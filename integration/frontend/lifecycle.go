@@ -272,7 +272,9 @@ func (f *Frontend) Reset() error {
 	if f.Window != nil {
 		f.Window.clear()
 	}
-	f.inflight.reset()
+	if !f.opts.KeepInflight {
+		f.inflight.reset()
+	}
 	for _, q := range f.queues {
 		q.reset()
 	}
