@@ -3,7 +3,7 @@
 //
 // It carries named commands and knows nothing of what they do. A connection
 // carries any number of exchanges, one after the other: a line of JSON from the
-// client, a line of JSON from the server.
+// client, a line of JSON from the server. One that is idle for a minute is ended.
 //
 //	{"version":1,"command":"dax reclaim","args":{"bytes":1048576}}
 //	{"version":1,"result":{"reclaimed":1048576}}

@@ -78,7 +78,7 @@ func hostReclaims(t *testing.T, backing string) {
 
 	jobs, size, blocks, limit := 2, 64<<20, "4k", 12*time.Second
 	if os.Getenv(longVariable) != "" {
-		jobs, size, blocks, limit = 4, 256<<20, "4k-64k", 0
+		jobs, size, blocks, limit = 4, 256<<20, "4k-256k", 0
 	}
 	for _, engine := range []string{"mmap", "psync"} {
 		t.Run(engine, func(t *testing.T) {

@@ -31,7 +31,7 @@ type daxStats struct {
 // reclaimer is a host that wants all its memory back, again and again.
 type reclaimer struct {
 	backing string
-	client  *control.Client // of stats; the orders have a connection of their own
+	socket  string
 	cancel  context.CancelFunc
 	ended   chan error
 }
@@ -39,19 +39,15 @@ type reclaimer struct {
 // reclaimEvery starts one, on the daemon with the given control socket and on the files of the directory that it serves.
 func reclaimEvery(t *testing.T, pause time.Duration, socket, dir, backing string) *reclaimer {
 	t.Helper()
-	r := &reclaimer{backing: backing, ended: make(chan error, 1)}
+	r := &reclaimer{backing: backing, socket: socket, ended: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	t.Cleanup(cancel)
-	var clients [2]*control.Client
-	for i := range clients {
-		var err error
-		if clients[i], err = control.Dial(t.Context(), socket); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { clients[i].Close() })
+	orders, err := control.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
 	}
-	r.client = clients[0]
+	t.Cleanup(func() { orders.Close() })
 	go func() {
 		tick := time.NewTicker(pause)
 		defer tick.Stop()
@@ -62,7 +58,7 @@ func reclaimEvery(t *testing.T, pause time.Duration, socket, dir, backing string
 				return
 			case <-tick.C:
 			}
-			if err := r.reclaim(clients[1], dir); err != nil {
+			if err := r.reclaim(orders, dir); err != nil {
 				r.ended <- err
 				return
 			}
@@ -96,8 +92,14 @@ func (r *reclaimer) reclaim(client *control.Client, dir string) error {
 
 func (r *reclaimer) stats(t *testing.T) daxStats {
 	t.Helper()
+	// Too long passes between two looks for a connection to be kept.
+	client, err := control.Dial(t.Context(), r.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
 	var s daxStats
-	if err := r.client.Call(t.Context(), "dax stats", nil, &s); err != nil {
+	if err := client.Call(t.Context(), "dax stats", nil, &s); err != nil {
 		t.Fatal(err)
 	}
 	return s

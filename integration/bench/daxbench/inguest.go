@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/virtiofsd-go/virtiofsd-go/control"
 	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
 )
 
@@ -59,9 +58,9 @@ func measureGuest(ctx context.Context, c config) (all []measurement, err error) 
 	if b, err := exec.CommandContext(ctx, "go", "build", "-o", scratch, "github.com/virtiofsd-go/virtiofsd-go/cmd/virtiofsd-go").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the daemon: %w\n%s", err, b)
 	}
-	socket, orders := filepath.Join(scratch, "socket"), filepath.Join(scratch, "control")
+	socket := filepath.Join(scratch, "socket")
 	d, err := guest.StartDaemon(ctx, guest.DaemonConfig{Socket: socket, Dir: share, Tag: tag, Output: os.Stderr, Command: []string{
-		filepath.Join(scratch, "virtiofsd-go"), "--socket-path={socket}", "--shared-dir={dir}", "--tag={tag}", "--log-level=warn", "--control-socket=" + orders,
+		filepath.Join(scratch, "virtiofsd-go"), "--socket-path={socket}", "--shared-dir={dir}", "--tag={tag}", "--log-level=warn",
 		"--dax-backing=" + c.backing, fmt.Sprintf("--dax-window=%dM", c.windowMiB)}})
 	if err != nil {
 		return nil, err
@@ -75,11 +74,6 @@ func measureGuest(ctx context.Context, c config) (all []measurement, err error) 
 	if _, err := vm.Run(ctx, "mount -t virtiofs -o dax=always "+tag+" /mnt"); err != nil {
 		return nil, err
 	}
-	counters, err := control.Dial(ctx, orders)
-	if err != nil {
-		return nil, err
-	}
-	defer counters.Close()
 	for round := range c.rounds {
 		fmt.Fprintf(os.Stderr, "guest: round %d of %d\n", round+1, c.rounds)
 		for _, engine := range []string{"mmap", "psync"} {
@@ -94,10 +88,6 @@ func measureGuest(ctx context.Context, c config) (all []measurement, err error) 
 						all = append(all, m)
 					}
 				}
-			}
-			// A connection that asks for nothing is ended.
-			if err := counters.Call(ctx, "dax stats", nil, nil); err != nil {
-				return nil, err
 			}
 		}
 	}
