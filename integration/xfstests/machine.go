@@ -130,6 +130,10 @@ func prepareScript(dax bool) string {
 	return fmt.Sprintf(`set -e
 mkdir -p %[1]s %[2]s /mnt/test /mnt/scratch
 mount -t ext4 -o ro /dev/vdb %[1]s
+# su includes these, and the root disk's maker leaves them out.
+for stack in auth account password session; do
+    [ -e /etc/pam.d/common-$stack ] || echo "$stack required pam_permit.so" >/etc/pam.d/common-$stack
+done
 cat >%[3]s <<END
 export FSTYP=virtiofs TEST_DEV=test TEST_DIR=/mnt/test SCRATCH_DEV=scratch SCRATCH_MNT=/mnt/scratch
 export RESULT_BASE=%[2]s MOUNT_OPTIONS="%[4]s" TEST_FS_MOUNT_OPTS="%[4]s"
