@@ -307,6 +307,33 @@ func (op *Op) buffersHeld(buf []WindowBuffer) bool {
 	return true
 }
 
+// Inside says of n bytes at offset off of the window how many lie in one range,
+// and how many of those, from the first on, within the file that it shows. With
+// [Passthrough] a write to the others by a system call would make the file
+// longer, for the one that is mapped is never too short. op has begun a READ into
+// them.
+func (op *Op) Inside(off, n uint64) (next, inside uint64) {
+	if op.m == nil || op.m.cfg.Backing == Managed || off >= op.m.cfg.Window {
+		return n, n
+	}
+	next = min(n, RangeSize-off%RangeSize)
+	w := &op.m.window
+	w.mu.Lock()
+	r := w.ranges[off/RangeSize]
+	w.mu.Unlock()
+	if r.x == nil {
+		return next, next
+	}
+	if !op.holds(r.x, classMmap) {
+		// It was mapped since the READ began.
+		return next, 0
+	}
+	if at, size := r.off+off%RangeSize, r.x.size(); at < size {
+		inside = min(next, size-at)
+	}
+	return next, inside
+}
+
 func sortInodes(l []*inodeState) {
 	slices.SortFunc(l, func(a, b *inodeState) int {
 		switch {

@@ -297,6 +297,54 @@ func TestSlotsNeverPassTheLimit(t *testing.T) {
 	}
 }
 
+func TestHowMuchOfABufferIsInItsFile(t *testing.T) {
+	for _, b := range []Backing{Passthrough, Managed} {
+		t.Run(b.String(), func(t *testing.T) {
+			m := testManager(t, Config{Backing: b, Window: 16 * RangeSize})
+			op := m.NewOp()
+			f, other := newTestFile(t, 2*RangeSize+8195, 'a'), newTestFile(t, 100, 'b')
+			for i, foff := range []uint64{0, RangeSize, 2 * RangeSize} {
+				show(t, m, op, f, foff, uint32(i)+1)
+			}
+			for _, c := range []struct {
+				name         string
+				off, n       uint64
+				next, inside uint64
+			}{
+				{"all of it", RangeSize + 100, 4096, 4096, 4096},
+				{"up to the end of a range", 2*RangeSize - 10, 4096, 10, 10},
+				{"over the end of the file", 3*RangeSize + 8192, 4096, 4096, 3},
+				{"from the end of the file on", 3*RangeSize + 8195, 4096, 4096, 0},
+				{"behind the end", 3*RangeSize + 100000, 4096, 4096, 0},
+				{"where nothing is mapped", 9 * RangeSize, 4096, 4096, 4096},
+				{"behind the window", 16 * RangeSize, 4096, 4096, 4096},
+			} {
+				if err := op.BeginRead(&other.Inode, 0, c.n, []WindowBuffer{{c.off, c.n}}); err != nil {
+					t.Fatal(err)
+				}
+				if b == Managed {
+					// The pages past the end are nobody's, and are not written back.
+					c.next, c.inside = c.n, c.n
+				}
+				if next, inside := op.Inside(c.off, c.n); next != c.next || inside != c.inside {
+					t.Errorf("%s: %d, %d; want %d, %d", c.name, next, inside, c.next, c.inside)
+				}
+				op.End()
+			}
+			if b == Managed {
+				return
+			}
+			if err := op.BeginRead(&other.Inode, 0, 100, nil); err != nil {
+				t.Fatal(err)
+			}
+			defer op.End()
+			if _, inside := op.Inside(RangeSize, 100); inside != 0 {
+				t.Errorf("%d bytes of a file that is not locked", inside)
+			}
+		})
+	}
+}
+
 // TestPassthroughSharesPages maps a file of odd size through the mount and sees
 // the same pages as the file's own.
 func TestPassthroughSharesPages(t *testing.T) {

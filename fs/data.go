@@ -26,6 +26,9 @@ func (t *Thread) read() (int, unix.Errno) {
 	if !t.mayBlock && (n.dax.Mapped() || len(bufs) > 0) {
 		return t.again()
 	}
+	if len(bufs) > 0 {
+		t.rep.LimitStores(t.extent)
+	}
 	if e := errnoOf(t.op.BeginRead(&n.dax, in.Offset, uint64(size), bufs)); e != 0 {
 		return 0, e
 	}

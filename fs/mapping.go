@@ -104,6 +104,16 @@ func (t *Thread) windowBuffers(b *guestmem.Buffers) ([]dax.WindowBuffer, unix.Er
 	return t.bufs, 0
 }
 
+// windowExtent is the guestmem.WindowExtent of a READ that has begun.
+func (t *Thread) windowExtent(gpa uint64, n int) (next, inside int) {
+	off, ok := t.fs.opts.WindowOffset(gpa)
+	if !ok {
+		return n, n
+	}
+	a, b := t.op.Inside(off, uint64(n))
+	return int(a), int(b)
+}
+
 // writeCopied writes data that lie in the window: they are copied out first,
 // while their pages are locked, for writing them from there would have the host
 // fault in pages that Clean has locked out.

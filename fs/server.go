@@ -189,8 +189,9 @@ type Thread struct {
 	missed  bool // the last name that was resolved was new
 	op      *dax.Op
 	bufs    []dax.WindowBuffer
-	file2   daxFile // the file being mapped
-	unfit   bool    // the thread's credentials could not be restored
+	extent  guestmem.WindowExtent // t.windowExtent
+	file2   daxFile               // the file being mapped
+	unfit   bool                  // the thread's credentials could not be restored
 
 	queue    int
 	mayBlock bool
@@ -211,14 +212,16 @@ func (f *FS) newThread() (*Thread, error) {
 	if err := unix.Fchdir(f.procSelfFD); err != nil {
 		return nil, fmt.Errorf("a thread can't enter /proc/self/fd: %w", err)
 	}
-	return &Thread{
+	t := &Thread{
 		fs:      f,
 		inBuf:   alignedBytes(argsMax + 8),
 		reply:   alignedBytes(outHeaderLen + replyMax),
 		dirents: alignedBytes(direntBuf),
 		cred:    newCredentials(),
 		op:      f.opts.DAX.NewOp(),
-	}, nil
+	}
+	t.extent = t.windowExtent
+	return t, nil
 }
 
 // Close implements device.Thread.

@@ -23,6 +23,7 @@ type Buffers struct {
 	// unmapped says that some segment is not of kind RAM, windows that some
 	// is of kind Window.
 	unmapped, windows bool
+	extent            WindowExtent
 }
 
 // segment is where in the guest a segment is.
@@ -46,7 +47,7 @@ func (b *Buffers) Reset(t *Table) {
 	if b.hint >= len(t.regions) {
 		b.hint = 0
 	}
-	b.unmapped, b.windows = false, false
+	b.unmapped, b.windows, b.extent = false, false, nil
 }
 
 // Append adds n bytes at guest address gpa to the end. A range may go over

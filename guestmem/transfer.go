@@ -155,7 +155,7 @@ func (b *Buffers) bounce(trap uintptr, fd int, off int64, seg int, at uintptr, n
 	if err != nil || got == 0 {
 		return 0, err
 	}
-	if err := r.write(in, buf[:got]); err != nil {
+	if err := b.storeInside(r, in, buf[:got]); err != nil {
 		return 0, err
 	}
 	return got, nil

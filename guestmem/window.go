@@ -1,5 +1,7 @@
 package guestmem
 
+import "golang.org/x/sys/unix"
+
 // WindowPart is a piece of a Buffers that lies in a Window region.
 type WindowPart struct {
 	Region *Region
@@ -21,4 +23,36 @@ func (b *Buffers) AppendWindowParts(dst []WindowPart) []WindowPart {
 		}
 	}
 	return dst
+}
+
+// WindowExtent says of n bytes at guest address gpa, in a Window region, how many
+// are to be dealt with next, and how many of those, from the first on, lie inside
+// the file that is mapped there.
+type WindowExtent func(gpa uint64, n int) (next, inside int)
+
+// LimitStores has ReadFrom ask extent before it stores to a Window region, and
+// drop what lies outside the file, as a store to a mapping does: the descriptor
+// of such a region may show a file longer than it is, and a write to it would
+// make it so. It lasts until the next Reset.
+func (b *Buffers) LimitStores(extent WindowExtent) { b.extent = extent }
+
+// storeInside writes src to offset off of r, of kind Window, but for what lies
+// outside the file.
+func (b *Buffers) storeInside(r *Region, off uint64, src []byte) error {
+	if b.extent == nil {
+		return r.write(off, src)
+	}
+	for len(src) > 0 {
+		next, inside := b.extent(r.spec.GuestAddr+off, len(src))
+		if next <= 0 || next > len(src) || inside < 0 || inside > next {
+			return unix.EFAULT
+		}
+		if inside > 0 {
+			if err := r.write(off, src[:inside]); err != nil {
+				return err
+			}
+		}
+		src, off = src[next:], off+uint64(next)
+	}
+	return nil
 }

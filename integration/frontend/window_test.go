@@ -378,6 +378,42 @@ func TestBuffersInTheWindow(t *testing.T) {
 	}
 }
 
+// TestReadIntoTheWindowMakesNoFileLonger reads into the page that holds the end of a mapped file, as direct I/O into mapped
+// memory does: what lies past the end is lost, as with a store there.
+func TestReadIntoTheWindowMakesNoFileLonger(t *testing.T) {
+	const size = 4096 + 100
+	for _, backing := range backings {
+		t.Run(backing, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(dir, "a"), pattern(size, 1), 0o600))
+			must(t, os.WriteFile(filepath.Join(dir, "b"), pattern(64<<10, 99), 0o600))
+			_, c := window(t, dir, backing, 64, frontend.Options{})
+			a, err := c.Lookup(root, 1, "a")
+			must(t, err)
+			b, err := c.Lookup(root, 1, "b")
+			must(t, err)
+			o, err := c.Open(root, b.NodeId, unix.O_RDONLY, 0, false)
+			must(t, err)
+			must(t, c.Setupmapping(a.NodeId, 0, rangeSize, fuseclient.MapRead|fuseclient.MapWrite, 0))
+			for _, at := range []uint64{4096, 8192} { // the page with the end, and the one after it
+				r, err := c.Acquire(1)
+				must(t, err)
+				r.Begin(fuseclient.OpRead, b.NodeId, root)
+				r.Read(o.Fh, 0, 4096, unix.O_RDONLY)
+				r.UseData(frontend.WindowGPA + at)
+				must(t, c.Do(r, nil))
+			}
+			must(t, c.Removemapping(a.NodeId, []fuseclient.Removal{{Moffset: 0, Len: rangeSize}}))
+			got, err := os.ReadFile(filepath.Join(dir, "a"))
+			must(t, err)
+			want := append(pattern(4096, 1), pattern(100, 99)...)
+			if !bytes.Equal(got, want) {
+				t.Errorf("the file has %d bytes, want %d; those of the end are right: %v", len(got), size, bytes.HasPrefix(got, want))
+			}
+		})
+	}
+}
+
 func TestBrokenMappingsGetAnError(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(rangeSize, 1), 0o600))
