@@ -2,6 +2,7 @@
 #
 #   make demo SHARE=dir [CMD='...']   serve dir to a QEMU guest: a shell there, or one command (scripts/demo has the knobs)
 #   make test                         every test, those in a guest included
+#   make conformance                  the tests of file-system use in a guest at their full size: most of an hour
 #   make                              build/virtiofsd-go
 
 # make expands $ in what is given on its command line; a command for the guest's shell wants to keep its own.
@@ -11,7 +12,7 @@ export SHARE CMD MEM SMP QUEUES PACKED DAX DAX_WINDOW DAEMON DAEMON_ARGS VERBOSE
 # A Go that is new enough, and its programs, for the recipes.
 with-go = go=$$(scripts/bootstrap go) && PATH="$${go%/*}:$$PATH" GOTOOLCHAIN=local GOFLAGS="$$GOFLAGS -buildvcs=false"
 
-.PHONY: build demo guest test
+.PHONY: build conformance demo guest test
 
 build:
 	@$(with-go) CGO_ENABLED=0 go build -o build/virtiofsd-go ./cmd/virtiofsd-go
@@ -26,3 +27,7 @@ test:
 	@scripts/bootstrap test
 	@scripts/bootstrap guest || echo 'Without a guest its tests are skipped.' >&2
 	@$(with-go) go run ./scripts/runtests
+
+# The guest tests that are of Debian's packages, at full size.
+conformance: guest
+	@$(with-go) CONFORMANCE=long go test -count=1 -timeout=75m -v -run '^Test(Conformance|FioVerifies|StressNG|GitCloneAndFsck|SqliteSurvivesKill|DbenchAndFsMark)$$' ./integration/guest
