@@ -125,7 +125,7 @@ func hostAllocates(t *testing.T, dir string, mode uint32, offset, length int64) 
 
 // fioOneFile has many jobs write their parts of one file, which share pages of no one's and the file's size.
 func fioOneFile(t *testing.T, vm *guest.VM) {
-	// Not mmap: fio 3.42 does not verify what its own jobs map of one file, on the guest's tmpfs neither.
+	// Not mmap: fio 3.41 does not verify what its own jobs map of one file, on the guest's tmpfs neither.
 	for _, engine := range []string{"psync", "psync --direct=1", "io_uring --iodepth=8", "io_uring --iodepth=8 --direct=1"} {
 		t.Run(strings.ReplaceAll(strings.ReplaceAll(engine, " ", ""), "--", "-"), func(t *testing.T) {
 			run(t, vm, 10*time.Minute, fmt.Sprintf(`fio --name=job --filename=/mnt/one-file --ioengine=%s --rw=randwrite --bs=4k --numjobs=8 --size=%[2]dm --offset_increment=%[2]dm \
