@@ -61,10 +61,12 @@
 //	    links               one call of the server each
 //
 // In the server's process: server.mu, budget.mu and realFile.size, none taken
-// under another but size before mu. A lock of an inode met out of order is only
-// tried; if that fails all mmap locks are dropped, taken in order, and the pages
-// looked for again ([Op.BeginWrite]). Built with the tag lockcheck, or with the
-// race detector, waiting for a lock against the order panics.
+// under another but size before mu; a file's registration.mu comes last.
+//
+// A lock of an inode met out of order is only tried; if that fails all mmap locks
+// are dropped, taken in order, and the pages looked for again ([Op.BeginWrite]).
+// Built with the tag lockcheck, or with the race detector, waiting for a lock
+// against the order panics.
 //
 // # What must hold, and its test
 //

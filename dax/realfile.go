@@ -30,7 +30,13 @@ type realFile struct {
 
 	buffered atomic.Bool // RWF_DONTCACHE is refused here
 	werr     atomic.Uint32
-	backing  int32 // id of the kernel's passthrough registration, 0 for none
+
+	// registration is the kernel's, for passthrough.
+	registration struct {
+		mu   sync.Mutex
+		id   int32 // 0 for none
+		gone bool  // no other is to be made
+	}
 }
 
 func newRealFile(id uint64, fd int, writable bool) *realFile {

@@ -183,19 +183,45 @@ func (s *server) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 			return fuse.ENOENT
 		}
 		defer e.file.put()
-		if e.file.backing == 0 {
-			id, errno := s.fuse.RegisterBackingFd(&fuse.BackingMap{Fd: int32(e.file.fd)})
-			if errno != 0 {
-				return fuse.Status(errno)
-			}
-			e.file.backing = id
+		id, errno := s.register(e.file)
+		if errno != 0 {
+			return fuse.Status(errno)
 		}
 		out.OpenFlags = fuse.FOPEN_NOFLUSH | fuse.FOPEN_PASSTHROUGH
-		out.BackingID = e.file.backing
+		out.BackingID = id
 	case in.Flags&unix.O_DIRECT != 0:
 		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
 	return fuse.OK
+}
+
+// register returns the id of the file's registration with the kernel, which the
+// first open makes.
+func (s *server) register(f *realFile) (int32, unix.Errno) {
+	r := &f.registration
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.gone:
+		return 0, unix.ENOENT
+	case r.id == 0:
+		id, errno := s.fuse.RegisterBackingFd(&fuse.BackingMap{Fd: int32(f.fd)})
+		if errno != 0 {
+			return 0, errno
+		}
+		r.id = id
+	}
+	return r.id, 0
+}
+
+func (s *server) unregister(f *realFile) {
+	r := &f.registration
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = true
+	if r.id != 0 {
+		s.fuse.UnregisterBackingFd(r.id)
+	}
 }
 
 // Read is a fault, or readahead that comes with one. A front-end marks the window
@@ -465,9 +491,7 @@ func (s *server) call(m *message) error {
 		if f := s.files[m.file]; f != nil {
 			delete(s.files, m.file)
 			delete(s.exports, m.file)
-			if f.backing != 0 {
-				s.fuse.UnregisterBackingFd(f.backing)
-			}
+			s.unregister(f)
 			f.put()
 		}
 		return nil

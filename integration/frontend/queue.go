@@ -54,7 +54,8 @@ type Queue struct {
 	notified    atomic.Uint64
 	completed   atomic.Uint64
 
-	spin time.Duration
+	spin  time.Duration
+	calls [8]byte // read from call by the one goroutine that waits
 }
 
 // table is an indirect descriptor table; it grows to what was needed and is kept.
@@ -341,7 +342,7 @@ func total(segs []Seg) uint64 {
 	return n
 }
 
-// Wait returns when there may be something to poll: the device called, or Wake was.
+// Wait returns when there may be something to poll: the device called, or Wake was. It is for one goroutine.
 func (q *Queue) Wait() error {
 	if q.readyOrArm(q.spin == 0) {
 		return nil
@@ -356,9 +357,8 @@ func (q *Queue) Wait() error {
 			return nil
 		}
 	}
-	var b [8]byte
 	for {
-		_, err := unix.Read(q.call, b[:])
+		_, err := unix.Read(q.call, q.calls[:])
 		if err != unix.EINTR {
 			return err
 		}
