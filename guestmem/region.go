@@ -87,13 +87,16 @@ func (r *Region) open() error {
 	if r.spec.MmapOffset+r.spec.Size > 1<<62 || r.spec.MmapOffset+r.spec.Size < r.spec.Size {
 		return errors.New("its end is past the largest file offset")
 	}
+	var err error
+	if r.dev, r.ino, err = identify(r.spec.FD); err != nil {
+		return os.NewSyscallError("statx", err)
+	}
+	if r.spec.Kind == Window {
+		return nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(r.spec.FD, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
-	}
-	r.dev, r.ino = uint64(st.Dev), st.Ino
-	if r.spec.Kind == Window {
-		return nil
 	}
 	if r.spec.Kind == RAM && uint64(st.Size) < r.spec.MmapOffset+r.spec.Size {
 		return fmt.Errorf("its file has only %#x bytes", st.Size)
@@ -106,7 +109,6 @@ func (r *Region) open() error {
 	begin := r.spec.MmapOffset &^ (page - 1)
 	end := (r.spec.MmapOffset + r.spec.Size + page - 1) &^ (page - 1)
 	r.mapLen = uintptr(end - begin)
-	var err error
 	if r.mapAddr, err = mapShared(r.spec.FD, int64(begin), r.mapLen); err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
@@ -123,8 +125,17 @@ func (r *Region) same(spec *RegionSpec) bool {
 		r.spec.MmapOffset != spec.MmapOffset || r.spec.Kind != spec.Kind {
 		return false
 	}
-	var st unix.Stat_t
-	return unix.Fstat(spec.FD, &st) == nil && uint64(st.Dev) == r.dev && st.Ino == r.ino
+	dev, ino, err := identify(spec.FD)
+	return err == nil && dev == r.dev && ino == r.ino
+}
+
+// identify finds the identity of fd's file without a request to the file system
+// that holds it. A piece of the window may be of a file that its server has
+// forgotten by now, and the server may wait for us.
+func identify(fd int) (dev, ino uint64, err error) {
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st)
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino, err
 }
 
 // close gives back the mapping and the descriptor. It may take long.
