@@ -43,8 +43,8 @@ type inodeState struct {
 	// fd is the file as the window shows it, -1 while it does not. It changes
 	// with mmap held exclusively, or held shared and the manager's mu.
 	fd       int
-	file     uint64 // fd's name on the link; another one each time, as the kernel remembers passthrough by inode
-	mapFD    int    // what the front-end gets; -1 with Managed
+	file     atomic.Uint64 // fd's name on the link; another one each time, as the kernel remembers passthrough by inode
+	mapFD    int           // what the front-end gets; -1 with Managed
 	writable bool
 
 	watchKey string // guarded by hostWatch.mu, except that add and remove do not meet
@@ -52,6 +52,10 @@ type inodeState struct {
 	// ranges maps file offsets to ranges of the window. Guarded by the
 	// manager's mu.
 	ranges map[uint64]uint32
+
+	// lost is the first error of writeback, an errno, that nobody had asked for
+	// when the server forgot the file.
+	lost atomic.Uint32
 }
 
 var lastInodeID, lastFile atomic.Uint64

@@ -39,7 +39,7 @@ const (
 	// opThaw ends an exclusion; with flagUnbind its ranges show no file
 	// from then on.
 	opThaw
-	// opForget closes the server's descriptor of File.
+	// opForget closes the server's descriptor of File, and answers as opError.
 	opForget
 	// opError answers the first error of a WRITE to File since the last such
 	// question.

@@ -260,7 +260,7 @@ func (m *Manager) noWrite(op *Op, x *inodeState) error {
 		return nil
 	}
 	op.msg = op.message(opNoWrite)
-	op.msg.id, op.msg.file = op.freeze, x.file
+	op.msg.id, op.msg.file = op.freeze, x.file.Load()
 	return m.back.call(&op.msg)
 }
 

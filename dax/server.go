@@ -492,7 +492,11 @@ func (s *server) call(m *message) error {
 			delete(s.files, m.file)
 			delete(s.exports, m.file)
 			s.unregister(f)
+			e := f.werr.Swap(0)
 			f.put()
+			if e != 0 {
+				return unix.Errno(e)
+			}
 		}
 		return nil
 	case opError:

@@ -16,7 +16,7 @@ func (m *Manager) announce(op *Op, x *inodeState) error {
 		return nil
 	}
 	op.msg = op.message(opExport)
-	op.msg.file, op.msg.fd = x.file, x.fd
+	op.msg.file, op.msg.fd = x.file.Load(), x.fd
 	if x.writable {
 		op.msg.flags |= flagWritable
 	}
@@ -27,7 +27,7 @@ func (m *Manager) announce(op *Op, x *inodeState) error {
 	if err := m.back.call(&op.msg); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(m.back.mnt, "f"+strconv.FormatUint(x.file, 10), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(m.back.mnt, "f"+strconv.FormatUint(x.file.Load(), 10), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		m.forget(op, x)
 		return err
@@ -42,9 +42,12 @@ func (m *Manager) forget(op *Op, x *inodeState) {
 		return
 	}
 	op.msg = op.message(opForget)
-	op.msg.file = x.file
+	op.msg.file = x.file.Load()
 	if err := m.back.call(&op.msg); err != nil && !m.back.dead.Load() {
-		m.log.Error("forgetting a file of the DAX window", "err", err)
+		m.log.Error("a file leaves the DAX window with an error of writeback, which the next FSYNC gets", "err", err)
+		if e, ok := errnoOf(err).(unix.Errno); ok {
+			x.lost.CompareAndSwap(0, uint32(e))
+		}
 	}
 }
 
@@ -92,7 +95,7 @@ func (m *Manager) makeWritable(op *Op, x *inodeState, file File, i uint32, off u
 // bindManaged binds range i, with a new descriptor of the file if fd is not -1.
 func (m *Manager) bindManaged(op *Op, x *inodeState, fd int, i uint32, off uint64) error {
 	op.msg = op.message(opBind)
-	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.file, i, off, fd
+	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.file.Load(), i, off, fd
 	if fd >= 0 {
 		op.msg.flags |= flagWritable
 	}
@@ -116,7 +119,7 @@ func (m *Manager) bindManaged(op *Op, x *inodeState, fd int, i uint32, off uint6
 	}
 	freeze := op.freeze
 	op.msg = op.message(opBind)
-	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.file, i, off, fd
+	op.msg.file, op.msg.index, op.msg.off, op.msg.fd = x.file.Load(), i, off, fd
 	op.msg.flags = flagClean
 	if fd >= 0 {
 		op.msg.flags |= flagWritable
@@ -154,8 +157,22 @@ func (m *Manager) takeError(op *Op, x *inodeState) error {
 		return nil
 	}
 	op.msg = op.message(opError)
-	op.msg.file = x.file
-	return errnoOrNil(m.back.call(&op.msg))
+	op.msg.file = x.file.Load()
+	if err := m.back.call(&op.msg); err != nil {
+		return errnoOf(err)
+	}
+	return x.takeLost()
+}
+
+// takeLost returns what [inodeState].lost has, once.
+func (x *inodeState) takeLost() error {
+	if x.lost.Load() == 0 {
+		return nil
+	}
+	if e := x.lost.Swap(0); e != 0 {
+		return unix.Errno(e)
+	}
+	return nil
 }
 
 // message returns an empty message that reuses op's memory.

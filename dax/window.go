@@ -166,7 +166,7 @@ func (m *Manager) prepare(op *Op, x *inodeState, file File) error {
 		return err
 	}
 	x.fd, x.writable = fd, m.cfg.Backing != Managed
-	x.file = lastFile.Add(1)
+	x.file.Store(lastFile.Add(1))
 	m.window.mu.Lock()
 	if x.ranges == nil {
 		x.ranges = make(map[uint64]uint32)
@@ -358,7 +358,13 @@ func (m *Manager) forgetInode(op *Op, ino *Inode) {
 // returns the first error of any writeback of the file since the last Sync:
 // FSYNC, FLUSH and RELEASE call it before they do the same to the file.
 func (m *Manager) Sync(op *Op, ino *Inode) error {
-	if m == nil || !ino.Mapped() {
+	if m == nil {
+		return nil
+	}
+	if !ino.Mapped() {
+		if x := ino.x.Load(); x != nil {
+			return x.takeLost()
+		}
 		return nil
 	}
 	x := ino.state()
