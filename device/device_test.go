@@ -500,6 +500,9 @@ func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
 	if n := dev.QueueStats(1).Recovered.Load(); n != 4 {
 		t.Errorf("%d requests counted as recovered", n)
 	}
+	if n := heir.repeated.Load(); n != 4 || e.repeated.Load() != 0 {
+		t.Errorf("the second server was told of %d requests that the first may have served, the first of %d", n, e.repeated.Load())
+	}
 }
 
 // Without in-flight tracking it is the base that tells of a session that goes on.

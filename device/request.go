@@ -18,6 +18,8 @@ type request struct {
 	// settled says that the chain has been completed or parked. run.mu
 	// guards it.
 	settled bool
+	// repeated says that a process that died may have served it.
+	repeated bool
 }
 
 // serve has th answer r. sane is false when the server panicked; the request
@@ -35,6 +37,9 @@ func (d *Device) serve(th Thread, r *request, mayBlock bool) (written uint32, v 
 			"queue", ring.index, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		written, v = 0, Done
 	}()
+	if rep, ok := th.(Repeater); ok && r.repeated {
+		rep.Repeat()
+	}
 	room := r.chain.Out.Len()
 	written, v = th.Serve(r.run.ring.index, &r.chain.In, &r.chain.Out, mayBlock)
 	if v == Done && int64(written) > int64(room) {

@@ -120,6 +120,7 @@ func (r *ring) goOn(u *run) {
 		if !slices.Contains(u.again, h) && !slices.Contains(r.still, h) &&
 			!slices.ContainsFunc(r.done, func(c completion) bool { return c.head == h }) {
 			u.again = append(u.again, h)
+			u.left = append(u.left, h)
 		}
 	}
 	u.hasAgain.Store(len(u.again) > 0)

@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,9 @@ type run struct {
 	// that there are some.
 	again    []virtqueue.Head
 	hasAgain atomic.Bool
+	// left are those of again that another process has left in flight: it may
+	// have served them.
+	left []virtqueue.Head
 	// parked are chains that wait for the ring to go on.
 	parked []virtqueue.Head
 	free   freeList
@@ -136,7 +140,7 @@ func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err er
 			return n, false, true, nil
 		}
 		c := &(*r).chain
-		ok, err := u.take(c)
+		ok, err := u.take(*r)
 		if err != nil {
 			if !u.refuseChain(c, err) {
 				return n, false, true, err
@@ -154,18 +158,23 @@ func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err er
 	return n, true, true, nil
 }
 
-// take gets the next chain, one that is to be served again first.
-func (u *run) take(c *virtqueue.Chain) (ok bool, err error) {
+// take gets the next chain for r, one that is to be served again first.
+func (u *run) take(r *request) (ok bool, err error) {
+	r.repeated = false
 	if !u.hasAgain.Load() {
-		return u.q.Pop(c)
+		return u.q.Pop(&r.chain)
 	}
 	u.mu.Lock()
 	h := u.again[0]
 	u.again = u.again[1:]
 	u.hasAgain.Store(len(u.again) > 0)
+	if i := slices.Index(u.left, h); i >= 0 {
+		r.repeated = true
+		u.left = slices.Delete(u.left, i, i+1)
+	}
 	u.mu.Unlock()
 	u.ring.stats.Recovered.Add(1)
-	err = u.q.Restore(c, h)
+	err = u.q.Restore(&r.chain, h)
 	return err == nil, err
 }
 

@@ -65,6 +65,15 @@ type Thread interface {
 	Close()
 }
 
+// Repeater is implemented by a Thread of a Server that carries out some requests
+// at most once.
+type Repeater interface {
+	// Repeat tells that the request of the next Serve was in flight when
+	// another process that served the ring died: that one may have carried
+	// it out, and could not complete it.
+	Repeat()
+}
+
 // Verdict is what becomes of a request after Serve.
 type Verdict uint8
 

@@ -27,6 +27,7 @@ type echo struct {
 	resets   atomic.Int32
 	stops    atomic.Int32
 	heir     atomic.Int32 // calls of TakeOver
+	repeated atomic.Int32 // requests served of which Repeat was told
 	blocking atomic.Int32 // requests that wait for release
 
 	mu          sync.Mutex
@@ -80,14 +81,19 @@ type echoThread struct {
 	server *echo
 	buf    []byte
 	spoilt bool
+	repeat bool // Repeat was called before this request
 }
 
 func (t *echoThread) Close() { t.server.threads.Add(-1) }
+
+func (t *echoThread) Repeat() { t.repeat = true }
 
 func (t *echoThread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (uint32, device.Verdict) {
 	if t.spoilt {
 		panic("the thread is used after a panic")
 	}
+	repeat := t.repeat
+	t.repeat = false
 	n, err := in.CopyOut(t.buf[:min(in.Len(), len(t.buf))])
 	if err != nil {
 		return 0, device.Done
@@ -103,6 +109,9 @@ func (t *echoThread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (uin
 		return 0, device.Done
 	}
 	t.server.served.Add(1)
+	if repeat {
+		t.server.repeated.Add(1)
+	}
 	return uint32(written), device.Done
 }
 

@@ -155,3 +155,42 @@ func TestASessionTakenOver(t *testing.T) {
 		})
 	}
 }
+
+// What a daemon that was killed may have done already is not done again where that would undo it.
+func TestRepeatedRenameIsNotUndone(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		flags uint32
+		want  unix.Errno
+		a, b  string // what the two files hold afterwards
+	}{
+		{"exchange", unix.RENAME_EXCHANGE, unix.EIO, "a", "b"},
+		{"whiteout", unix.RENAME_WHITEOUT, unix.EIO, "a", "b"},
+		{"plain", 0, 0, "", "a"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for _, name := range []string{"a", "b"} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g := newGuest(t, Options{SharedDir: dir})
+			rename := le(uint64(rootID), c.flags, uint32(0), "a", "b")
+			g.thread.Repeat()
+			if _, e := g.call(opRename2, rootID, rename); e != c.want {
+				t.Errorf("the repeated request: %v, want %v", e, c.want)
+			}
+			for name, want := range map[string]string{"a": c.a, "b": c.b} {
+				if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
+					t.Errorf("%s holds %q, want %q", name, got, want)
+				}
+			}
+			// It is said of one request only.
+			if c.flags == unix.RENAME_EXCHANGE {
+				_, e := g.call(opRename2, rootID, rename)
+				g.must("the next exchange", e)
+			}
+		})
+	}
+}

@@ -182,6 +182,12 @@ func (t *Thread) renameTo(newdir uint64, flags uint32, names int) (int, unix.Err
 	if flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE|unix.RENAME_WHITEOUT) != 0 {
 		return 0, unix.EINVAL
 	}
+	if t.repeated && flags&(unix.RENAME_EXCHANGE|unix.RENAME_WHITEOUT) != 0 {
+		// A second time it would exchange the names back, or put the whiteout
+		// in the place of the file. Other requests show that they have been
+		// done: their names are there or gone, their handles unknown.
+		return 0, unix.EIO
+	}
 	s, _, e := t.names(names, 2)
 	if e != 0 {
 		return 0, e

@@ -195,9 +195,12 @@ type Thread struct {
 
 	queue    int
 	mayBlock bool
-	verdict  device.Verdict
-	req      *guestmem.Buffers // rest of the request, for payloads
-	rep      *guestmem.Buffers // room for the reply's payload
+	// repeated says that a daemon that was killed may have carried out the
+	// request; repeat says so of the next one.
+	repeated, repeat bool
+	verdict          device.Verdict
+	req              *guestmem.Buffers // rest of the request, for payloads
+	rep              *guestmem.Buffers // room for the reply's payload
 }
 
 // NewThread implements device.Server.
@@ -254,8 +257,12 @@ type operation struct {
 	changes bool
 }
 
+// Repeat implements device.Repeater.
+func (t *Thread) Repeat() { t.repeat = true }
+
 // Serve implements device.Thread.
 func (t *Thread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written uint32, v device.Verdict) {
+	t.repeated, t.repeat = t.repeat, false
 	total := in.Len()
 	if _, err := in.CopyOut(t.inBuf[:inHeaderLen]); err != nil || total < inHeaderLen {
 		t.fs.bad("request", "a request is shorter than its header, or its header can't be read")
