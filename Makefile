@@ -26,7 +26,8 @@ guest:
 test:
 	@scripts/bootstrap test
 	@scripts/bootstrap guest || echo 'Without a guest its tests are skipped.' >&2
-	@$(with-go) go run ./scripts/runtests
+	@: "$${VIRTIOFSD_RUST:=$$(scripts/bootstrap peer || echo 'Without rust virtiofsd the comparisons with it are skipped.' >&2)}" && \
+	export VIRTIOFSD_RUST && $(with-go) go run ./scripts/runtests
 
 # The guest tests that are of Debian's packages, at full size.
 conformance: guest
