@@ -9,33 +9,31 @@ import (
 	"net"
 	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
+	"time"
 )
 
-// maxOutstanding bounds the requests that wait for a reply. It keeps the socket
-// from filling up, so that writing never waits for the front-end.
-const maxOutstanding = 32
-
 // BackendChannel makes requests of the front-end (VHOST_USER_BACKEND_*). Its
-// methods may be called from any goroutine but that of the connection.
+// methods may be called from any goroutine but that of the connection. One
+// request at a time is under way; the others wait for their turn.
 //
-// Requests are sent only while a ring is enabled. From the moment one is being
+// Requests are made only while a ring is enabled. From the moment one is being
 // disabled or stopped until one is enabled again they fail with
-// [ErrSuspended], and so do those under way, with [ErrUncertain] joined to it:
+// [ErrSuspended], and so does one that the front-end has not begun to read:
 // QEMU crashes if it reads a request while the device is stopped, and the
-// specification forbids it.
+// specification forbids it. One that the front-end has begun to read before
+// the stop is carried out before it (backend_send.go).
 type BackendChannel struct {
 	conn     *conn
 	protocol ProtocolFeatures
 	log      *slog.Logger
-	slots    chan struct{} // one for each request that may be outstanding
+	turn     chan struct{} // holds one while a request is under way
 	reading  sync.WaitGroup
 
-	// mu is held while a request is written, which never waits: so none goes
+	// mu is held while something is written, which never waits: so none goes
 	// out once suspend has returned, and replies come in the order of expected.
 	mu       sync.Mutex
 	state    channelState
+	begun    *request   // its first byte is sent and no more
 	expected []*request // sent and not answered, in order
 	commits  commits
 	// stopped is closed when the state ceases to be running.
@@ -54,6 +52,7 @@ const (
 // done, after whose closing result is constant.
 type request struct {
 	code   BackendRequest
+	rest   []byte // of the message, behind its first byte
 	done   chan struct{}
 	result error
 	// mapped is the commit that a SHMEM_MAP waits for, or nil.
@@ -86,7 +85,7 @@ func newBackendChannel(fd int, protocol ProtocolFeatures, log *slog.Logger) (*Ba
 		conn:     newConn(sock),
 		protocol: protocol,
 		log:      log,
-		slots:    make(chan struct{}, maxOutstanding),
+		turn:     make(chan struct{}, 1),
 	}
 	ch.reading.Add(1)
 	go ch.readReplies()
@@ -170,59 +169,6 @@ func (ch *BackendChannel) require(features ProtocolFeatures) error {
 	return nil
 }
 
-// ask sends one request and waits for its reply.
-func (ch *BackendChannel) ask(ctx context.Context, code BackendRequest, fd int, c *commit, fill func(b []byte) []byte) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	ch.mu.Lock()
-	err, stopped := ch.state.error(), ch.stopped
-	ch.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	select {
-	case ch.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-stopped:
-		return ErrSuspended
-	}
-	r := &request{code: code, done: make(chan struct{}), mapped: c}
-	if err := ch.send(r, fd, fill); err != nil {
-		<-ch.slots
-		return err
-	}
-	select {
-	case <-r.done:
-		return r.result
-	case <-ctx.Done():
-		return errors.Join(ctx.Err(), ErrUncertain)
-	}
-}
-
-// send writes r and queues it for its reply, which from then on has its slot.
-func (ch *BackendChannel) send(r *request, fd int, fill func(b []byte) []byte) error {
-	ch.mu.Lock()
-	defer ch.mu.Unlock()
-	if err := ch.state.error(); err != nil {
-		return err
-	}
-	if err := ch.conn.sendNow(uint32(r.code), flagNeedReply, fd, fill); err != nil {
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, errPartial) {
-			ch.shut(err)
-			return errors.Join(ErrChannelClosed, err)
-		}
-		// The kernel took nothing of it.
-		return fmt.Errorf("vhost-user: sending %v: %w", r.code, err)
-	}
-	ch.expected = append(ch.expected, r)
-	if r.mapped != nil {
-		ch.commits.await(r.mapped)
-	}
-	return nil
-}
-
 func (s channelState) error() error {
 	switch s {
 	case running:
@@ -278,15 +224,19 @@ func (ch *BackendChannel) answer(code BackendRequest, result uint64) error {
 	r := ch.expected[0]
 	ch.expected[0] = nil
 	ch.expected = ch.expected[1:]
-	<-ch.slots
+	<-ch.turn
 	// The front-end has finished everything that it was asked before this.
 	ch.commits.carriedOut()
 	if result != 0 {
 		r.finish(fmt.Errorf("%w: %v", ErrRefused, code))
 		return nil
 	}
-	if r.mapped != nil {
-		r.mapped.replied = true
+	if c := r.mapped; c != nil {
+		c.replied = true
+		if ch.state == suspended {
+			// What was agreed to before the stop is committed before it.
+			c.finish(nil)
+		}
 	}
 	r.finish(nil)
 	return nil
@@ -300,7 +250,13 @@ func (r *request) finish(result error) {
 	}
 }
 
-// suspend fails the requests under way and refuses new ones.
+// replyGrace is how long the reply to a request may take that was sent before a
+// stop. It is in the socket already, unless the front-end serves its two
+// channels independently of each other.
+const replyGrace = 500 * time.Millisecond
+
+// suspend takes back the request that the front-end has not begun to read, and
+// refuses new ones.
 func (ch *BackendChannel) suspend() {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -309,7 +265,15 @@ func (ch *BackendChannel) suspend() {
 	}
 	ch.state = suspended
 	close(ch.stopped)
-	ch.failAll(errors.Join(ErrSuspended, ErrUncertain))
+	ch.void(ErrSuspended)
+	ch.commits.suspend()
+	for _, r := range ch.expected {
+		time.AfterFunc(replyGrace, func() {
+			ch.mu.Lock()
+			defer ch.mu.Unlock()
+			r.finish(errors.Join(ErrSuspended, ErrUncertain))
+		})
+	}
 }
 
 // resume allows requests.
@@ -322,14 +286,6 @@ func (ch *BackendChannel) resume() {
 	}
 }
 
-// failAll ends every wait. The replies are still expected.
-func (ch *BackendChannel) failAll(err error) {
-	for _, r := range ch.expected {
-		r.finish(err)
-	}
-	ch.commits.failAll(err)
-}
-
 // shut ends the channel.
 func (ch *BackendChannel) shut(cause error) {
 	if ch.state == closed {
@@ -339,8 +295,17 @@ func (ch *BackendChannel) shut(cause error) {
 		close(ch.stopped)
 	}
 	ch.state = closed
-	ch.failAll(errors.Join(ErrChannelClosed, cause, ErrUncertain))
+	err := errors.Join(ErrChannelClosed, cause)
+	if ch.begun != nil {
+		ch.begun.finish(err)
+		ch.begun = nil
+	}
+	err = errors.Join(err, ErrUncertain)
+	for _, r := range ch.expected {
+		r.finish(err)
+	}
 	ch.expected = nil
+	ch.commits.failAll(err)
 	_ = ch.conn.sock.Close()
 }
 

@@ -101,7 +101,14 @@ func (w *commits) missed(c *commit) {
 	delete(w.base, c.mapping.ShmID)
 }
 
-// failAll ends every wait. The window may be elsewhere when rings run again.
+// suspend tells that the rings are being stopped: what the front-end has agreed to
+// it commits first. The window may be elsewhere when rings run again.
+func (w *commits) suspend() {
+	w.carriedOut()
+	w.base = nil
+}
+
+// failAll ends every wait.
 func (w *commits) failAll(err error) {
 	for _, c := range w.waiting {
 		c.finish(err)
@@ -130,7 +137,12 @@ func (ch *BackendChannel) awaitCommit(ctx context.Context, c *commit) error {
 	case <-timer.C:
 	}
 	if err := ch.Barrier(ctx); err != nil {
-		return errors.Join(err, ErrUncertain)
+		select {
+		case <-c.done: // by a stop of the rings
+			return c.result
+		default:
+			return errors.Join(err, ErrUncertain)
+		}
 	}
 	ch.mu.Lock()
 	ch.commits.missed(c)

@@ -166,18 +166,16 @@ func (c *conn) send(request, flags uint32, fd int, fill func(b []byte) []byte) e
 
 var errPartial = errors.New("message sent in part")
 
-// sendNow is send that fails with EAGAIN where send would wait.
-func (c *conn) sendNow(request, flags uint32, fd int, fill func(b []byte) []byte) error {
-	b, oob := c.encode(request, flags, fd, fill)
+// sendNow writes b, or fails with EAGAIN where that would wait.
+func (c *conn) sendNow(b, oob []byte) error {
 	raw, err := c.sock.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var n int
 	var sendErr error
-	err = raw.Write(func(sock uintptr) bool {
+	err = raw.Control(func(sock uintptr) {
 		n, sendErr = unix.SendmsgN(int(sock), b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		return true
 	})
 	switch {
 	case err != nil:
@@ -188,6 +186,20 @@ func (c *conn) sendNow(request, flags uint32, fd int, fill func(b []byte) []byte
 		return errPartial
 	}
 	return nil
+}
+
+// unread says whether something that was sent is still in the socket.
+func (c *conn) unread() bool {
+	raw, err := c.sock.SyscallConn()
+	if err != nil {
+		return false
+	}
+	unread := false
+	_ = raw.Control(func(sock uintptr) {
+		n, err := unix.IoctlGetInt(int(sock), unix.SIOCOUTQ)
+		unread = err == nil && n > 0
+	})
+	return unread
 }
 
 func (c *conn) encode(request, flags uint32, fd int, fill func(b []byte) []byte) (b, oob []byte) {
