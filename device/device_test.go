@@ -303,10 +303,13 @@ func TestStopKeepsWhatWaits(t *testing.T) {
 }
 
 func TestResetForgetsWhatWaits(t *testing.T) {
-	for _, how := range []string{"other base", "reset", "closed"} {
+	for _, how := range []string{"other base", "other base, in-flight region", "reset", "closed"} {
 		t.Run(how, func(t *testing.T) {
 			m, e := newEchoMachine(t, device.Options{Workers: 1})
 			q := m.queues[1]
+			if strings.HasSuffix(how, "region") {
+				q.inflight = mapped(t, vhostuser.InflightQueueSize(false, queueSize))
+			}
 			q.start()
 			q.submit(0, "wait")
 			q.doKick()

@@ -55,12 +55,13 @@ type place struct {
 
 // start starts the ring. It takes over the kick descriptor.
 func (r *ring) start(cfg vhostuser.Ring) error {
-	at := place{cfg.Desc, cfg.Avail, cfg.Used, cfg.Size, cfg.Base}
-	if at != r.place {
+	at, was := place{cfg.Desc, cfg.Avail, cfg.Used, cfg.Size, cfg.Base}, r.place
+	if at != was {
 		r.forget()
-		r.place = at
+		r.place = was // until the ring has started
 	}
-	if h, ok := r.dev.opts.Server.(Heir); ok && r.last == nil && isContinued(&cfg) {
+	anew := at != was && was != place{}
+	if h, ok := r.dev.opts.Server.(Heir); ok && r.last == nil && !anew && isContinued(&cfg) {
 		h.TakeOver()
 	}
 	q, err := virtqueue.New(virtqueue.Config{
@@ -68,7 +69,7 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 		DescUser: cfg.Desc, AvailUser: cfg.Avail, UsedUser: cfg.Used,
 		Base: cfg.Base, Features: cfg.Features, Mem: cfg.Mem,
 		Inflight: cfg.Inflight, LogUsed: cfg.Log, UsedLogGPA: cfg.UsedLogGPA,
-		Previous: r.last,
+		Previous: r.last, Anew: anew,
 	})
 	if err != nil {
 		if cfg.Kick >= 0 {
@@ -81,7 +82,7 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 		q.Close()
 		return fmt.Errorf("queue %d: %w", r.index, err)
 	}
-	r.last = nil
+	r.last, r.place = nil, at
 	u := &run{ring: r, dev: r.dev, q: q, w: w, ended: make(chan struct{})}
 	u.enabled.Store(cfg.Enabled)
 	r.goOn(u)

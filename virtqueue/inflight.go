@@ -45,6 +45,13 @@ func inflightHeader(mem []byte, need uint64, size uint32) (s guestmem.Span, fres
 	return s, false, nil
 }
 
+// forgetInflight makes a region one that nobody has used yet.
+func forgetInflight(mem []byte) {
+	if len(mem) >= inflightVersion+2 {
+		guestmem.SpanOf(mem).Put16(inflightVersion, 0)
+	}
+}
+
 // leftOver is a chain that the process before this one has left.
 type leftOver struct {
 	head    Head

@@ -382,6 +382,51 @@ func (m *machine) mustTakeOver(what string, shared []byte, d driver, cfg Config)
 	again.Close()
 }
 
+// TestInflightOfADriverThatBeganAnew tells the queue that what is in flight is of
+// the driver's past: nothing of it is served, wherever the ring was.
+func TestInflightOfADriverThatBeganAnew(t *testing.T) {
+	eachFormat(t, func(t *testing.T, features uint64) {
+		for _, served := range []int{0, 3, 8, 16, 20} {
+			m := newMachine(t)
+			d, cfg := m.driver(8, features), m.config(8, features)
+			cfg.Inflight = m.shared(8, features)
+			q := m.queue(cfg)
+			var c Chain
+			for range served {
+				d.add(in(dataAt, 8))
+				mustPop(t, q, &c)
+				q.Push(&c, 0)
+				q.Flush()
+				d.used()
+			}
+			for range 2 {
+				d.add(in(dataAt, 8))
+				mustPop(t, q, &c)
+				c.Release()
+			}
+			q.Close()
+
+			clear(m.ram[:dataAt])
+			d = m.driver(8, features)
+			cfg.Anew = true
+			q = m.queue(cfg)
+			if heads := q.Resubmit(); len(heads) != 0 {
+				t.Fatalf("after %d requests chains %v of the past are served", served, heads)
+			}
+			for range 20 {
+				h := d.add(in(dataAt, 8))
+				mustPop(t, q, &c)
+				q.Push(&c, 0)
+				q.Flush()
+				if u, _, ok := d.used(); !ok || u != h {
+					t.Fatalf("after %d requests: used %d, %v", served, u, ok)
+				}
+			}
+			q.Close()
+		}
+	})
+}
+
 // TestInflightOfAPastDriver starts a ring that the driver has set up anew, with
 // the region as it was: nothing of it is served.
 func TestInflightOfAPastDriver(t *testing.T) {

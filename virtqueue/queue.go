@@ -46,6 +46,9 @@ type Config struct {
 	// nil. It must not be used any more. The in-flight region, if there is
 	// one, has them too.
 	Previous *Queue
+	// Anew says that the driver has begun anew since Inflight was last used:
+	// what it tells is of the past. The ring itself does not always show it.
+	Anew bool
 }
 
 // Queue is the device side of one virtqueue. One goroutine at a time, the
@@ -136,6 +139,9 @@ func New(cfg Config) (q *Queue, err error) {
 	var previous format
 	if cfg.Previous != nil && cfg.Inflight == nil && cfg.Previous.cfg.Size == cfg.Size && cfg.Previous.packed() == q.packed() {
 		previous, q.inFlight = cfg.Previous.format, cfg.Previous.inFlight
+	}
+	if cfg.Anew {
+		forgetInflight(cfg.Inflight)
 	}
 	if err := q.format.start(cfg.Inflight, previous); err != nil {
 		q.drop()
