@@ -46,12 +46,22 @@ func ParseBacking(name string) (Backing, error) {
 //
 // Map returns after the front-end has committed the mapping, so that the guest
 // sees it. The mapping is writable. fd stays the caller's. Unmap names exactly a
-// mapping that Map made. Both fail, and do not wait, while the device's rings
-// are stopped.
+// mapping that Map made. Both fail with ErrSuspended, and do not wait, while the
+// device's rings are stopped. Unless ErrUncertain is part of an error the
+// front-end has done nothing.
 type Mapper interface {
 	Map(ctx context.Context, offset, length uint64, fd int, fdOffset uint64) error
 	Unmap(ctx context.Context, offset, length uint64) error
 }
+
+// Errors of a Mapper.
+var (
+	// ErrSuspended: the rings are stopped. When they run again it can be
+	// tried again. SetupMapping returns it too, having changed nothing.
+	ErrSuspended = errors.New("dax: the front-end takes no requests while the rings are stopped")
+	// ErrUncertain: the front-end may have done it, or may do it yet.
+	ErrUncertain = errors.New("dax: the front-end may have done it all the same")
+)
 
 // File is the file system's side of an inode that gets mapped.
 type File interface {

@@ -2,6 +2,7 @@ package dax
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -141,22 +142,30 @@ func (s *slots) mapSlot(i int, where span, fd int, off uint64) error {
 	s.mu.Unlock()
 
 	ctx := context.Background()
+	var err error
 	if doubtful {
 		// Refused if the front-end has dropped it by itself.
-		_ = mapper.Unmap(ctx, where.Off, where.Len)
+		err = mapper.Unmap(ctx, where.Off, where.Len)
+		doubtful = errors.Is(err, ErrSuspended)
 	}
-	err := mapper.Map(ctx, where.Off, where.Len, fd, off)
-	s.m.stats.Maps.Add(1)
+	if !doubtful {
+		err = mapper.Map(ctx, where.Off, where.Len, fd, off)
+		doubtful = err != nil && (!errors.Is(err, ErrSuspended) || errors.Is(err, ErrUncertain))
+		s.m.stats.Maps.Add(1)
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.coming--
-	if err != nil {
-		s.doubtful[i] = true
+	s.doubtful[i] = doubtful
+	switch {
+	case errors.Is(err, ErrSuspended):
+		return ErrSuspended
+	case err != nil:
 		s.m.log.Warn("the front-end did not map a piece of the DAX window; the guest gets an error", "offset", where.Off, "length", where.Len, "err", err)
 		return errnoOf(err)
 	}
-	s.live[i], s.doubtful[i] = true, false
+	s.live[i] = true
 	s.count++
 	return nil
 }
@@ -193,6 +202,9 @@ func (s *slots) unmapSlot(i int, w span) {
 	err := mapper.Unmap(context.Background(), w.Off, w.Len)
 	s.m.stats.Unmaps.Add(1)
 	if err != nil {
+		if errors.Is(err, ErrSuspended) {
+			return // it is done before the place is used again
+		}
 		s.m.log.Warn("the front-end did not unmap a piece of the DAX window", "offset", w.Off, "length", w.Len, "err", err)
 		return
 	}

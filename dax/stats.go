@@ -4,14 +4,14 @@ import "sync/atomic"
 
 // stats are the daemon's own counters.
 type stats struct {
-	Setups, SetupErrors, Removes, Replaced, Upgrades atomic.Uint64
-	DirtyBinds                                       atomic.Uint64
-	Maps, Unmaps, SlotsRefused                       atomic.Uint64
-	Exclusions, Passes, InvalidateErrors             atomic.Uint64
-	LockDrops, LockRetries                           atomic.Uint64
-	Reclaims, ReclaimedRanges, ReclaimedBytes        atomic.Uint64
-	ReclaimNanos, Refaults, SecondChances, BusySkips atomic.Uint64
-	Pressure, HostChanges                            atomic.Uint64
+	Setups, SetupErrors, SetupsHeld, Removes, Replaced, Upgrades atomic.Uint64
+	DirtyBinds                                                   atomic.Uint64
+	Maps, Unmaps, SlotsRefused                                   atomic.Uint64
+	Exclusions, Passes, InvalidateErrors                         atomic.Uint64
+	LockDrops, LockRetries                                       atomic.Uint64
+	Reclaims, ReclaimedRanges, ReclaimedBytes                    atomic.Uint64
+	ReclaimNanos, Refaults, SecondChances, BusySkips             atomic.Uint64
+	Pressure, HostChanges                                        atomic.Uint64
 }
 
 // Stats are counters since the start, except where said otherwise. The names in
@@ -25,6 +25,7 @@ type Stats struct {
 
 	Setups       uint64 `json:"setups"`
 	SetupErrors  uint64 `json:"setup_errors"`
+	SetupsHeld   uint64 `json:"setups_held"` // until a paused guest went on
 	Removes      uint64 `json:"removes"`
 	Replaced     uint64 `json:"replaced"`
 	Upgrades     uint64 `json:"upgrades"`
@@ -67,7 +68,7 @@ func (m *Manager) Stats() Stats {
 	c := &m.stats
 	s := Stats{
 		Window: m.cfg.Window, Memory: m.cfg.Memory,
-		Setups: c.Setups.Load(), SetupErrors: c.SetupErrors.Load(), Removes: c.Removes.Load(),
+		Setups: c.Setups.Load(), SetupErrors: c.SetupErrors.Load(), SetupsHeld: c.SetupsHeld.Load(), Removes: c.Removes.Load(),
 		Replaced: c.Replaced.Load(), Upgrades: c.Upgrades.Load(), DirtyBinds: c.DirtyBinds.Load(),
 		Maps: c.Maps.Load(), Unmaps: c.Unmaps.Load(), SlotsRefused: c.SlotsRefused.Load(),
 		Exclusions: c.Exclusions.Load(), Passes: c.Passes.Load(), InvalidateErrors: c.InvalidateErrors.Load(),

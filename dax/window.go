@@ -1,6 +1,7 @@
 package dax
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -52,7 +53,9 @@ const (
 // replaced; a range that shows the same already is only made writable, if
 // that is asked for, without a moment in which it shows nothing. It returns
 // when the guest can use the mapping. Errors are of type unix.Errno and never
-// EAGAIN, which the guest's kernel would take as a reason to try for ever.
+// EAGAIN, which the guest's kernel would take as a reason to try for ever; but for
+// ErrSuspended, when the front-end has to be asked and the guest is being
+// stopped: the request is then to be served again when it goes on.
 func (m *Manager) SetupMapping(op *Op, ino *Inode, file File, foffset, moffset, length uint64, flags uint64) error {
 	if m == nil {
 		return unix.ENOSYS
@@ -61,17 +64,20 @@ func (m *Manager) SetupMapping(op *Op, ino *Inode, file File, foffset, moffset, 
 		length > m.cfg.Window || moffset > m.cfg.Window-length || foffset > math.MaxInt64-length {
 		return unix.EINVAL
 	}
-	if err := m.slots.ensure(); err != nil {
-		return notAgain(err)
+	err := m.slots.ensure()
+	for d := uint64(0); err == nil && d < length; d += RangeSize {
+		err = m.setupRange(op, ino, file, foffset+d, uint32((moffset+d)/RangeSize), flags&SetupWrite != 0)
 	}
-	for d := uint64(0); d < length; d += RangeSize {
-		if err := m.setupRange(op, ino, file, foffset+d, uint32((moffset+d)/RangeSize), flags&SetupWrite != 0); err != nil {
-			m.stats.SetupErrors.Add(1)
-			m.log.Debug("a mapping could not be set up", "file offset", foffset+d, "window offset", moffset+d, "write", flags&SetupWrite != 0, "err", err)
-			return notAgain(err)
-		}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrSuspended):
+		m.stats.SetupsHeld.Add(1)
+		return ErrSuspended
 	}
-	return nil
+	m.stats.SetupErrors.Add(1)
+	m.log.Debug("a mapping could not be set up", "file offset", foffset, "window offset", moffset, "length", length, "write", flags&SetupWrite != 0, "err", err)
+	return notAgain(err)
 }
 
 func notAgain(err error) error {

@@ -263,6 +263,55 @@ func TestResetMapsAgain(t *testing.T) {
 	show(t, m, op, f, 0, 0)
 }
 
+// TestPauseHoldsSetups has the front-end's rings stopped: setting a mapping up changes
+// nothing and can be repeated, and removing one fails in no case.
+func TestPauseHoldsSetups(t *testing.T) {
+	for _, backing := range []Backing{Managed, Passthrough} {
+		t.Run(backing.String(), func(t *testing.T) {
+			m := testManager(t, Config{Backing: backing})
+			op := m.NewOp()
+			a, b := newTestFile(t, RangeSize, 'a'), newTestFile(t, RangeSize, 'b')
+			fe := newFakeFrontend()
+			m.SetMapper(fe)
+			held := func() {
+				t.Helper()
+				if err := m.SetupMapping(op, &b.Inode, b, 0, 0, RangeSize, SetupRead); err != ErrSuspended {
+					t.Errorf("%v, want ErrSuspended", err)
+				}
+				if b.Mapped() {
+					t.Error("the file is mapped")
+				}
+			}
+			for _, pause := range []error{ErrSuspended, errors.Join(ErrSuspended, ErrUncertain)} {
+				fe.fail = pause
+				held()
+				fe.fail = nil
+				show(t, m, op, a, 0, 0)
+				before := len(fe.maps)
+				if backing == Passthrough {
+					fe.fail = pause
+					if err := m.RemoveMappings(op, []RemoveMapping{{0, RangeSize}}); err != nil {
+						t.Error(err)
+					}
+					held()
+					fe.fail = nil
+				}
+				show(t, m, op, b, 0, 0)
+				if len(fe.maps) != before {
+					t.Errorf("%d mappings, want %d", len(fe.maps), before)
+				}
+				m.Destroy()
+				if len(fe.maps) != 0 {
+					t.Errorf("%d mappings are left", len(fe.maps))
+				}
+			}
+			if s := m.Stats(); s.SetupsHeld == 0 || s.SetupErrors != 0 {
+				t.Errorf("%d setups held, %d failed", s.SetupsHeld, s.SetupErrors)
+			}
+		})
+	}
+}
+
 func TestSlotsNeverPassTheLimit(t *testing.T) {
 	m := testManager(t, Config{Backing: Passthrough, Window: 16 * RangeSize, MaxRegions: 40})
 	op := m.NewOp()

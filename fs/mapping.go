@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtiofsd-go/virtiofsd-go/dax"
+	"github.com/virtiofsd-go/virtiofsd-go/device"
 	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
 )
 
@@ -60,7 +61,18 @@ func (t *Thread) setupmapping() (int, unix.Errno) {
 	}
 	defer n.drop()
 	t.file2 = daxFile{t, n}
-	return 0, errnoOf(t.fs.opts.DAX.SetupMapping(t.op, &n.dax, &t.file2, in.Foffset, in.Moffset, in.Len, flags))
+	for delay := lockPollMin; ; delay = min(2*delay, lockPollMax) {
+		err := t.fs.opts.DAX.SetupMapping(t.op, &n.dax, &t.file2, in.Foffset, in.Moffset, in.Len, flags)
+		if err != dax.ErrSuspended {
+			return 0, errnoOf(err)
+		}
+		// A pause of the guest, which is not to see any of it: the queue is
+		// about to stop, and the request is served again when it goes on.
+		if v, _ := t.fs.locks.wait(t.queue, t.hdr.Unique, delay); v == device.Requeue {
+			t.verdict = v
+			return 0, 0
+		}
+	}
 }
 
 const removemappingOne = 16

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -101,7 +102,7 @@ func (w *daxWindow) Map(ctx context.Context, offset, length uint64, fd int, fdOf
 	if w.made[key] == offset {
 		delete(w.made, key)
 	}
-	return err
+	return mapperError(err)
 }
 
 // Unmap implements dax.Mapper.
@@ -110,7 +111,18 @@ func (w *daxWindow) Unmap(ctx context.Context, offset, length uint64) error {
 	if ch == nil {
 		return vhostuser.ErrChannelClosed
 	}
-	return ch.ShmemUnmap(ctx, vhostuser.Mapping{ShmOffset: offset, Len: length})
+	return mapperError(ch.ShmemUnmap(ctx, vhostuser.Mapping{ShmOffset: offset, Len: length}))
+}
+
+// mapperError adds to an error of the channel what it is to the window's owner.
+func mapperError(err error) error {
+	if errors.Is(err, vhostuser.ErrSuspended) {
+		err = errors.Join(err, dax.ErrSuspended)
+	}
+	if errors.Is(err, vhostuser.ErrUncertain) {
+		err = errors.Join(err, dax.ErrUncertain)
+	}
+	return err
 }
 
 // offset is the place in the window of a guest address, if it is one of the window.

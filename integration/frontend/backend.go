@@ -70,19 +70,16 @@ func (f *Frontend) handleBackend(b *backend, m Message, fds []int) error {
 	var refusal error
 	switch m.Request {
 	case BackendShmemMap, BackendShmemUnmap:
-		switch {
-		case f.started:
+		if f.started {
 			commit, refusal = f.shmem(m, fds)
-		case f.crossing >= headerSize+len(m.Payload):
-			// Sent before the daemon could know of the stop: QEMU crashes here too, and no daemon can help it.
-			f.crossing -= headerSize + len(m.Payload)
-			f.crossed++
-			refusal = errors.New("the device is stopped")
-		default:
-			f.fault("%s while the device is stopped: QEMU dereferences a null pointer", name)
-			refusal = errors.New("QEMU has crashed")
+			break
 		}
+		f.fault("%s while the device is stopped: QEMU dereferences a null pointer", name)
+		refusal = errors.New("QEMU has crashed")
 	case BackendConfigChange:
+		if !f.started {
+			f.fault("%s while the device is stopped: QEMU dereferences a null pointer", name)
+		}
 	default:
 		refusal = fmt.Errorf("QEMU knows no %s", name)
 	}

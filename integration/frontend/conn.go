@@ -146,20 +146,6 @@ func (c *Conn) waitReadable() {
 	}
 }
 
-// pending is how many bytes wait to be received.
-func (c *Conn) pending() int {
-	c.closeMu.RLock()
-	defer c.closeMu.RUnlock()
-	if c.closed {
-		return 0
-	}
-	n, err := unix.IoctlGetInt(c.fd, unix.TIOCINQ)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 var errProtocol = errors.New("the daemon broke the vhost-user protocol")
 
 func (c *Conn) read(b []byte) (fds []int, err error) {

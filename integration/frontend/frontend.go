@@ -71,8 +71,6 @@ type Frontend struct {
 	log      *DirtyLog
 	inflight inflight
 	backend  *backend
-	crossing int // bytes of backend messages that were sent before the daemon knew of a stop
-	crossed  int
 
 	faultMu sync.Mutex
 	faults  []string
@@ -415,14 +413,6 @@ func eventfd() (int, error) {
 
 // Fault adds to the list of what the daemon did against the rules; for the layers above.
 func (f *Frontend) Fault(s string) { f.fault("%s", s) }
-
-// Crossed counts window requests that crossed a stop on their way: the daemon sent them before it could know, and QEMU, which
-// reads them when the device is stopped, crashes. The fewer a daemon has, the better.
-func (f *Frontend) Crossed() int {
-	f.bql.Lock()
-	defer f.bql.Unlock()
-	return f.crossed
-}
 
 // Hangup returns when the daemon has closed the connection, or the connection was closed here.
 func (f *Frontend) Hangup() {

@@ -37,7 +37,6 @@ func (f *Frontend) Start() error {
 			return err
 		}
 	}
-	f.crossing = 0
 	// From here on QEMU counts the device as started: its memory listener sends what changes.
 	f.started = true
 	if f.acked&FProtocolFeatures != 0 {
@@ -226,10 +225,6 @@ func (f *Frontend) stop() error {
 		for i := range f.queues {
 			if err := f.sendSync(SetVringEnable, u32s(uint32(i), 0)); err != nil {
 				return err
-			}
-			if i == 0 && f.backend != nil {
-				// The daemon knows of the stop from here on.
-				f.crossing = f.backend.conn.pending()
 			}
 		}
 	}
