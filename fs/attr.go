@@ -31,6 +31,7 @@ func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
 	*out = fuse.AttrOut{}
 	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
 	fillAttr(&out.Attr, &t.st)
+	n.tellMode(t.st.Mode)
 	if n.typ == unix.S_IFREG {
 		out.Attr.Flags = t.attrFlags(n, n)
 	}
@@ -72,6 +73,7 @@ func (t *Thread) statx() (int, unix.Errno) {
 	*out = fuse.StatxOut{}
 	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
 	out.FromStatx(&t.st)
+	n.tellMode(t.st.Mode)
 	out.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	return sizeOf[fuse.StatxOut](), 0
 }
@@ -142,7 +144,13 @@ func (t *Thread) setattr() (int, unix.Errno) {
 		return 0, e
 	}
 	defer n.drop()
+	if in.Valid&^(fuse.FATTR_FH|fuse.FATTR_LOCKOWNER) == 0 {
+		t.announcePriv(n)
+	}
 	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+			t.killSetgidAtChown(n)
+		}
 		if e := t.chown(fd, in); e != 0 {
 			return 0, e
 		}
@@ -197,7 +205,7 @@ func (t *Thread) chmod(n *inode, fd int, mode uint32) unix.Errno {
 // truncate sets the size through the file handle that the guest names, or one
 // opened for it.
 func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
-	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n) {
+	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n, false) {
 		defer t.restorePriv()
 	}
 	if e := errnoOf(t.op.BeginTruncate(&n.dax, in.Size)); e != 0 {

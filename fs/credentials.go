@@ -31,6 +31,11 @@ func newCredentials() credentials {
 		const setuidSetgid = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
 		c.privileged = c.caps[0].Effective&setuidSetgid == setuidSetgid
 	}
+	if c.privileged {
+		// Those of whoever started the daemon are not the guest's. A user
+		// namespace may forbid it.
+		_ = sysSetgroups(nil)
+	}
 	return c
 }
 

@@ -115,7 +115,7 @@ func (t *Thread) write() (int, unix.Errno) {
 		// Another guest or the host may have moved the end of the file.
 		flags = unix.RWF_APPEND
 	}
-	if in.WriteFlags&writeKillSuidgid != 0 && t.killPriv(n) {
+	if in.WriteFlags&writeKillSuidgid != 0 && t.killPriv(n, t.looksBeforeWrite(n)) {
 		defer t.restorePriv()
 	}
 	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {
@@ -187,8 +187,7 @@ func (t *Thread) fallocate() (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
-	// The request has no flag for it, and the guest leaves it to us.
-	if t.hdr.Uid != 0 && t.killPriv(n) {
+	if t.killPrivUnsaid(n) {
 		defer t.restorePriv()
 	}
 	for {
@@ -251,8 +250,7 @@ func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
-	// As for FALLOCATE.
-	if t.hdr.Uid != 0 && t.killPriv(to) {
+	if t.killPrivUnsaid(to) {
 		defer t.restorePriv()
 	}
 	offIn, offOut := int64(in.OffIn), int64(in.OffOut)

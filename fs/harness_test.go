@@ -24,6 +24,7 @@ type guest struct {
 	unique uint64
 	uid    uint32
 	gid    uint32
+	pid    uint32 // 0 is 1
 	in     guestmem.Buffers
 	out    guestmem.Buffers
 	// inline serves as a queue's reader would; again counts what it passed on.
@@ -146,7 +147,7 @@ func (g *guest) callRoom(op uint32, node uint64, body []byte, room int) ([]byte,
 func (g *guest) callExt(op uint32, node uint64, body, ext []byte, room int) ([]byte, unix.Errno) {
 	g.t.Helper()
 	g.unique++
-	req := le(uint32(inHeaderLen+len(body)+len(ext)), op, g.unique, node, g.uid, g.gid, uint32(1), uint16(len(ext)/8), uint16(0), body, ext)
+	req := le(uint32(inHeaderLen+len(body)+len(ext)), op, g.unique, node, g.uid, g.gid, max(g.pid, 1), uint16(len(ext)/8), uint16(0), body, ext)
 	n := g.send(req, room)
 	if n == 0 {
 		return nil, 0
@@ -263,6 +264,16 @@ func (g *guest) read(node, fh, off uint64, size int) ([]byte, unix.Errno) {
 func (g *guest) getattr(node uint64) (*fuse.AttrOut, unix.Errno) {
 	g.t.Helper()
 	rep, e := g.call(opGetattr, node, le(uint32(0), uint32(0), uint64(0)))
+	if e != 0 {
+		return nil, e
+	}
+	return overlay[fuse.AttrOut](aligned(rep)), 0
+}
+
+// setattr sends a SETATTR with all values 0.
+func (g *guest) setattr(node uint64, valid uint32) (*fuse.AttrOut, unix.Errno) {
+	g.t.Helper()
+	rep, e := g.call(opSetattr, node, le(valid, [21]uint32{}))
 	if e != 0 {
 		return nil, e
 	}

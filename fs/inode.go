@@ -20,7 +20,8 @@ type inodeKey struct {
 type inode struct {
 	id   uint64
 	key  inodeKey
-	typ  uint32 // S_IFMT bits of the mode
+	typ  uint32        // S_IFMT bits of the mode
+	told atomic.Uint32 // the bits of the mode that the guest was told last, see killPriv
 	mnt  *mount
 	fs   *FS
 	dax  dax.Inode
@@ -43,6 +44,9 @@ type inode struct {
 
 	// openHandles counts the open files of this inode.
 	openHandles atomic.Int32
+	// announced is the thread of the guest, plus 1, whose next request takes
+	// set-id bits, see killPriv.
+	announced atomic.Uint32
 }
 
 const (

@@ -72,6 +72,7 @@ func (t *Thread) entry(out *fuse.EntryOut, dir, n *inode) int {
 	setTimeout(&out.EntryValid, &out.EntryValidNsec, t.fs.entryTimeout)
 	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
 	fillAttr(&out.Attr, &t.st)
+	n.tellMode(t.st.Mode)
 	out.Attr.Flags = t.attrFlags(dir, n)
 	return sizeOf[fuse.EntryOut]()
 }

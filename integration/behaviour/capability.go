@@ -11,6 +11,12 @@ type Capability string
 const (
 	// Callers: As works for any id, and root may chown.
 	Callers Capability = "callers"
+	// WriteCaller: a write knows the caller's groups, by which a set-group-ID bit without group execution stays or goes.
+	// FUSE's WRITE does not, nor does Linux look before it writes to a file that the daemon wants no cache for.
+	WriteCaller Capability = "write-caller"
+	// SetattrCaller: so do truncation and chown. Linux's FUSE client does not say who asks for them once
+	// FUSE_ALLOW_IDMAP is agreed on.
+	SetattrCaller Capability = "setattr-caller"
 	// DeviceNodes: mknod makes character and block devices.
 	DeviceNodes Capability = "device-nodes"
 	// SpecialOpen: opening a fifo or a device gives that fifo or device, as in a kernel.
@@ -89,7 +95,7 @@ const (
 
 // Capabilities is all of them.
 var Capabilities = []Capability{
-	Callers, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, LongLinks, HugeFiles,
+	Callers, WriteCaller, SetattrCaller, DeviceNodes, SpecialOpen, Tmpfile, LinkOpen, DirectIO, LongLinks, HugeFiles,
 	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, SeekUnsynced, CopyRange,
 	RenameNoreplace, RenameExchange, RenameWhiteout,
 	XattrUser, XattrTrusted, XattrSecurity, TrustedHidden, XattrHuge, ACL,

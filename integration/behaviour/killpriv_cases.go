@@ -2,6 +2,7 @@ package behaviour
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,7 +62,104 @@ func killprivCases() (cases []testCase) {
 				}})
 		}
 	}
+	for _, c := range dataChanges {
+		for _, by := range privCallers {
+			cases = append(cases, dataChangeCases(c, by)...)
+		}
+	}
 	return append(cases, killprivSingles...)
+}
+
+// privCaller changes a file of user 1000 and group 2000.
+type privCaller struct {
+	name   string
+	cred   Cred
+	member bool
+}
+
+var privCallers = []privCaller{
+	{"root", Cred{}, false},
+	{"the owner", Cred{UID: 1000, GID: 1000}, false},
+	{"the owner in the group", Cred{UID: 1000, GID: 1000, Groups: []uint32{2000}}, true},
+	{"one whose group it is", Cred{UID: 1001, GID: 2000}, true},
+	{"one with the group among others", Cred{UID: 1001, GID: 1001, Groups: []uint32{3, 2000}}, true},
+	{"an outsider", Cred{UID: 1002, GID: 1002, Groups: []uint32{3}}, false},
+}
+
+// dataChange is something that takes set-id bits as a change of data does.
+type dataChange struct {
+	name  string
+	needs []Capability
+	group Capability // needed for the caller's groups to count
+	do    func(t *T, fs FS, f File) error
+}
+
+var dataChanges = []dataChange{
+	{"write", nil, WriteCaller, func(t *T, fs FS, f File) error { _, err := f.Write([]byte("x")); return err }},
+	{"a write past the end", nil, WriteCaller, func(t *T, fs FS, f File) error { _, err := f.Pwrite([]byte("x"), 70000); return err }},
+	{"truncate", nil, SetattrCaller, func(t *T, fs FS, f File) error { return fs.Truncate("f", 1) }},
+	{"ftruncate", nil, SetattrCaller, func(t *T, fs FS, f File) error { return f.Ftruncate(9000) }},
+	{"an open with O_TRUNC", nil, SetattrCaller, func(t *T, fs FS, f File) error {
+		return closed(fs.Open("f", unix.O_RDWR|unix.O_TRUNC, 0))
+	}},
+	{"fallocate", []Capability{Fallocate}, "", func(t *T, fs FS, f File) error { return f.Fallocate(0, 0, 65536) }},
+	{"fallocate that keeps the size", []Capability{Fallocate}, "", func(t *T, fs FS, f File) error {
+		return f.Fallocate(unix.FALLOC_FL_KEEP_SIZE, 0, 65536)
+	}},
+	{"a punched hole", []Capability{PunchHole}, "", func(t *T, fs FS, f File) error {
+		return f.Fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 65536)
+	}},
+	{"a zeroed range", []Capability{ZeroRange}, "", func(t *T, fs FS, f File) error {
+		return f.Fallocate(unix.FALLOC_FL_ZERO_RANGE, 0, 65536)
+	}},
+	{"copy_file_range", []Capability{CopyRange}, "", func(t *T, fs FS, f File) error {
+		src := t.open(fs, "src", unix.O_RDONLY, 0)
+		zero := int64(0)
+		_, err := src.CopyTo(f, &zero, &zero, 4)
+		return err
+	}},
+}
+
+// dataChangeCases are the change by one caller on every mode, with those apart that need to know the caller's groups.
+func dataChangeCases(c dataChange, by privCaller) (cases []testCase) {
+	for _, g := range []struct {
+		name  string
+		needs []Capability
+		modes []uint32
+		kept  uint32 // by members of the group
+	}{
+		{"does to set-id bits what it should", nil, []uint32{0o4777, 0o4666, 0o6777, 0o6676, 0o2777, 0o2676, 0o777}, 0},
+		{"decides on setgid without execution", []Capability{c.group}, []uint32{0o2666, 0o2766}, unix.S_ISGID},
+		{"decides on both bits without execution", []Capability{c.group, SetattrCaller}, []uint32{0o6666, 0o6767}, unix.S_ISGID},
+	} {
+		needs := append([]Capability{Callers}, c.needs...)
+		if by.member {
+			needs = append(needs, slices.DeleteFunc(slices.Clone(g.needs), func(c Capability) bool { return c == "" })...)
+		}
+		cases = append(cases, testCase{fmt.Sprintf("%s by %s %s", c.name, by.name, g.name), needs, func(t *T) {
+			for _, mode := range g.modes {
+				want := mode
+				if by.cred.UID != 0 {
+					want &^= unix.S_ISUID | unix.S_ISGID
+				}
+				if by.member {
+					want |= mode & g.kept
+				}
+				t.file("f", []byte("some data"))
+				t.file("src", []byte("more data"))
+				t.own("f", 1000, 2000, 0o666)
+				fs := t.As(by.cred)
+				f := t.open(fs, "f", unix.O_RDWR, 0)
+				t.ok(t.Chmod("f", mode), "chmod")
+				t.ok(c.do(t, fs, f), "%s on mode %04o", c.name, mode)
+				if got := t.perm("f"); got != want {
+					t.Errorf("mode %04o became %04o, want %04o", mode, got, want)
+				}
+				t.ok(t.Unlink("f"), "unlink")
+			}
+		}})
+	}
+	return cases
 }
 
 // afterChange makes a file of user 1000 with the mode, makes the change, and returns the mode.
@@ -100,12 +198,34 @@ var killprivSingles = []testCase{
 		t.ok(err, "write")
 		equal(t, t.perm("f"), 0o6777, "mode")
 	}},
-	{"a write by a member of the group leaves setgid without execution", []Capability{Callers}, func(t *T) {
-		f := t.rw("f")
+	{"chown by the owner, outside the group, takes setgid without execution", []Capability{Callers}, func(t *T) {
+		t.file("f", nil)
 		t.own("f", 1000, 2000, 0o2666)
-		_, err := f.As(Cred{UID: 1001, GID: 2000}).Write([]byte("x"))
-		t.ok(err, "write")
+		t.ok(t.user(1000).Chown("f", -1, 1000), "chown")
+		equal(t, t.perm("f"), 0o666, "mode")
+	}},
+	{"chown by root leaves setgid without execution", []Capability{Callers, SetattrCaller}, func(t *T) {
+		t.file("f", nil)
+		t.own("f", 1000, 2000, 0o2666)
+		t.ok(t.Chown("f", 1001, 2001), "chown")
 		equal(t, t.perm("f"), 0o2666, "mode")
+	}},
+	{"chown that names no id takes no set-id bits from the file of another", []Capability{Callers}, func(t *T) {
+		t.file("f", nil)
+		t.own("f", 1000, 2000, 0o6755)
+		// Linux refuses it; FUSE's guest does not.
+		if err := t.user(1001).Chown("f", -1, -1); err != nil {
+			t.fails(err, "chown", unix.EPERM)
+		}
+		equal(t, t.perm("f"), 0o6755, "mode")
+		f := t.open(t.FS, "f", unix.O_RDWR, 0)
+		t.write(f, []byte("x"))
+		t.ok(f.Ftruncate(1), "ftruncate")
+		equal(t, t.perm("f"), 0o6755, "mode after changes by root")
+		t.dir("d")
+		t.own("d", 1000, 2000, 0o6777)
+		t.ok(t.user(1001).Chown("d", -1, -1), "chown")
+		equal(t, t.perm("d"), 0o6777, "mode of a directory")
 	}},
 	{"chown of a directory leaves the set-id bits", []Capability{Callers}, func(t *T) {
 		t.dir("d")

@@ -88,6 +88,7 @@ func (p *prober) calls() {
 		p.needs(bh.Callers, p.Chown("a", 1, 1))
 		p.err = errors.Join(p.err, p.Chown("a", 0, 0))
 	}
+	p.groups()
 	p.needs(bh.DeviceNodes, p.named("dev", p.Mknod("dev", unix.S_IFCHR|0o600, unix.Mkdev(1, 3))))
 	h, err := p.Open(".", unix.O_TMPFILE|unix.O_RDWR, 0o600)
 	p.needs(bh.Tmpfile, err)
@@ -120,6 +121,23 @@ func (p *prober) calls() {
 	p.xattrs(b)
 	p.locks(b)
 	p.attributes(b)
+}
+
+// groups tries whether a change of data by a member of the file's group leaves the set-group-ID bit.
+func (p *prober) groups() {
+	if os.Getuid() != 0 {
+		return // no case goes without Callers
+	}
+	f := p.file("setgid")
+	defer f.Close()
+	member := bh.Cred{UID: 1, GID: 1, Groups: []uint32{2}}
+	left := func(change func() error) error {
+		err := errors.Join(p.Chown("setgid", 3, 2), p.Chmod("setgid", 0o2666), change())
+		st, serr := p.Lstat("setgid")
+		return errors.Join(err, serr, check(st.Mode&unix.S_ISGID != 0, "the bit goes for members of the group too"))
+	}
+	p.needs(bh.WriteCaller, left(func() error { _, err := f.As(member).Pwrite([]byte("x"), 0); return err }))
+	p.needs(bh.SetattrCaller, left(func() error { return f.As(member).Ftruncate(9) }))
 }
 
 func (p *prober) spaces(a *file) {

@@ -142,9 +142,6 @@ func (v *view) chown(id uint64, uid, gid int) error {
 			in.Mode = withoutSetID(n.attr.Mode)
 		}
 	}
-	if in.Valid == 0 {
-		return nil
-	}
 	_, err := v.t.c.Setattr(v.caller(), id, in)
 	return err
 }
@@ -226,8 +223,10 @@ func (v *view) Truncate(path string, size int64) error {
 
 // setSize is do_truncate, on an open file if fh is not nil.
 func (v *view) setSize(id uint64, fh *uint64, size int64) error {
-	if err := v.removePrivileges(id); err != nil {
-		return err
+	if !v.daemonTakesPrivileges() {
+		if err := v.removePrivileges(id); err != nil {
+			return err
+		}
 	}
 	in := fuse.SetAttrInCommon{Valid: fuse.FATTR_SIZE | fuse.FATTR_LOCKOWNER, Size: uint64(size), LockOwner: processID}
 	if fh != nil {

@@ -86,16 +86,26 @@ func (v *view) dropsPrivileges(mode, gid uint32) bool {
 
 func (v *view) killprivV2() bool { return v.t.c.Flags&fuse.CAP_HANDLE_KILLPRIV_V2 != 0 }
 
-// removePrivileges is file_remove_privs for a daemon that does not do it itself.
+// removePrivileges is file_remove_privs, __remove_privs and fuse_setattr: a SETATTR that sets nothing if the daemon
+// takes the bits, or if none is left that this kernel would take.
 func (v *view) removePrivileges(id uint64) error {
-	if v.root() || v.t.c.Flags&(fuse.CAP_HANDLE_KILLPRIV|fuse.CAP_HANDLE_KILLPRIV_V2) != 0 {
+	if v.root() {
 		return nil
 	}
 	a, err := v.getattr(id)
 	if err != nil || !v.dropsPrivileges(a.Mode, a.Gid) {
 		return err
 	}
-	return v.setMode(id, withoutSetID(a.Mode))
+	var in fuse.SetAttrInCommon
+	if !v.daemonTakesPrivileges() && withoutSetID(a.Mode) != a.Mode {
+		in.Valid, in.Mode = fuse.FATTR_MODE, withoutSetID(a.Mode)
+	}
+	_, err = v.t.c.Setattr(v.caller(), id, in)
+	return err
+}
+
+func (v *view) daemonTakesPrivileges() bool {
+	return v.t.c.Flags&(fuse.CAP_HANDLE_KILLPRIV|fuse.CAP_HANDLE_KILLPRIV_V2) != 0
 }
 
 func withoutSetID(mode uint32) uint32 {

@@ -142,6 +142,10 @@ func (v *view) Lacks(c behaviour.Capability) string {
 		return "Linux's FUSE lists what the daemon lists"
 	case behaviour.CollapseRange, behaviour.InsertRange, behaviour.UnshareRange:
 		return "Linux's FUSE refuses this mode"
+	case behaviour.SetattrCaller:
+		if flags&fuse.CAP_ALLOW_IDMAP != 0 && v.killprivV2() {
+			return "Linux's FUSE does not say who truncates, or which groups they have"
+		}
 	case behaviour.Flock:
 		if flags&fuse.CAP_FLOCK_LOCKS == 0 {
 			return "flock is not forwarded, and there is no lock manager here"

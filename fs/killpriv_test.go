@@ -1,0 +1,165 @@
+package fs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// What a guest's kernel sends for one call that changes a file's data is in integration/behaviour, where the rest of what
+// happens to set-id bits is tested. Here is what no well-behaved kernel sends, or not yet.
+func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	const nobody = invalidUID // no ids in the request, as with FUSE_ALLOW_IDMAP
+	fallocate := func(g *guest, node, fh uint64) unix.Errno {
+		_, e := g.call(opFallocate, node, le(fh, uint64(0), uint64(4096), uint32(0), uint32(0)))
+		return e
+	}
+	write := func(flags uint32) func(g *guest, node, fh uint64) unix.Errno {
+		return func(g *guest, node, fh uint64) unix.Errno {
+			_, e := g.call(opWrite, node, le(fh, uint64(0), uint32(1), flags, uint64(0), uint32(0), uint32(0), []byte("x")))
+			return e
+		}
+	}
+	truncate := func(g *guest, node, fh uint64) unix.Errno {
+		_, e := g.setattr(node, fuse.FATTR_SIZE|fuse.FATTR_KILL_SUIDGID)
+		return e
+	}
+	for _, c := range []struct {
+		name      string
+		told, is  uint32 // the mode that the guest knows, and the one that the file has
+		announced uint32 // the thread that sent a SETATTR of nothing
+		uid, gid  uint32
+		change    func(g *guest, node, fh uint64) unix.Errno
+		cache     CachePolicy
+		guestOwn  bool // the guest takes the bits
+		want      uint32
+	}{
+		{name: "not announced", told: 0o6777, is: 0o6777, uid: nobody, change: fallocate, want: 0o6777},
+		{name: "announced", told: 0o6777, is: 0o6777, announced: 1, uid: nobody, change: fallocate, want: 0o777},
+		{name: "announced by another thread", told: 0o6777, is: 0o6777, announced: 2, uid: nobody, change: fallocate, want: 0o6777},
+		{name: "announced and nothing done", told: 0o6777, is: 0o6777, announced: 1, uid: nobody, want: 0o6777},
+		{name: "bits that the guest does not know of", told: 0o777, is: 0o6777, uid: nobody, change: fallocate, want: 0o777},
+		{name: "setgid without execution that the guest does not know of", told: 0o666, is: 0o2666, uid: nobody, change: fallocate, want: 0o666},
+		{name: "group execution that the guest does not know of", told: 0o2666, is: 0o2676, uid: nobody, change: fallocate, want: 0o676},
+		{name: "root, who says so", told: 0o777, is: 0o6777, change: fallocate, want: 0o6777},
+		{name: "a user, who says so", told: 0o6777, is: 0o6777, uid: 7, gid: 7, change: fallocate, want: 0o777},
+		{name: "a user of the group, who says so", told: 0o2666, is: 0o2666, uid: 7, gid: 2000, change: fallocate, want: 0o2666},
+		{name: "a user not of the group", told: 0o2666, is: 0o2666, uid: 7, gid: 7, change: fallocate, want: 0o666},
+		{name: "a write as root", told: 0o777, is: 0o6777, uid: nobody, change: write(0), want: 0o6777},
+		{name: "a write as a user", told: 0o777, is: 0o6777, uid: nobody, change: write(writeKillSuidgid), want: 0o777},
+		{name: "a write that the guest has let pass", told: 0o2666, is: 0o2666, uid: nobody, change: write(writeKillSuidgid), want: 0o2666},
+		{name: "a write of which the guest did not know better", told: 0o666, is: 0o2666, uid: nobody, change: write(writeKillSuidgid), want: 0o666},
+		{name: "a write before which the guest does not look", told: 0o2666, is: 0o2666, uid: nobody, change: write(writeKillSuidgid), cache: CacheNever, want: 0o666},
+		{name: "a truncation", told: 0o2666, is: 0o2666, uid: nobody, change: truncate, want: 0o666},
+		{name: "a truncation by a user of the group", told: 0o2666, is: 0o2666, uid: 7, gid: 2000, change: truncate, want: 0o2666},
+		{name: "a guest that takes all it can", told: 0o2666, is: 0o2666, announced: 1, uid: nobody, guestOwn: true, want: 0o666},
+		{name: "a guest that takes the bits", told: 0o6777, is: 0o6777, announced: 1, uid: nobody, guestOwn: true, want: 0o6777},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "f")
+			opts := Options{SharedDir: dir, KillprivV2: On, Cache: c.cache}
+			if c.guestOwn {
+				opts.KillprivV2 = Off
+			}
+			g := newGuest(t, opts)
+			node, fh := g.create(rootID, "f", unix.O_RDWR, 0o666)
+			chmod := func(mode uint32) {
+				if err := unix.Chown(path, 1000, 2000); err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Chmod(path, mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			chmod(c.told)
+			_, e := g.getattr(node)
+			g.must("GETATTR", e)
+			chmod(c.is)
+			g.uid, g.gid = c.uid, c.gid
+			if c.uid == nobody {
+				g.gid = nobody
+			}
+			if c.announced != 0 {
+				g.pid = c.announced
+				_, e := g.setattr(node, 0)
+				g.must("SETATTR of nothing", e)
+				if c.told != c.is {
+					t.Fatal("SETATTR tells the mode")
+				}
+				g.pid = 1
+			}
+			if c.change != nil {
+				g.must("change", c.change(g, node, fh))
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			if got := st.Mode & 0o7777; got != c.want {
+				t.Errorf("mode %04o, want %04o", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAnAnnouncementHoldsOnce(t *testing.T) {
+	dir := t.TempDir()
+	g := newGuest(t, Options{SharedDir: dir, KillprivV2: On})
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o666)
+	g.uid, g.gid = invalidUID, invalidUID
+	for i, want := range []string{"-rwxrwxrwx", "ugrwxrwxrwx"} {
+		if err := os.Chmod(filepath.Join(dir, "f"), os.ModeSetuid|os.ModeSetgid|0o777); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			_, e := g.setattr(node, 0)
+			g.must("SETATTR", e)
+		} else {
+			_, e := g.getattr(node)
+			g.must("GETATTR", e)
+		}
+		_, e := g.call(opFallocate, node, le(fh, uint64(0), uint64(4096), uint32(0), uint32(0)))
+		g.must("FALLOCATE", e)
+		st, err := os.Stat(filepath.Join(dir, "f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(st.Mode()); got != want {
+			t.Errorf("FALLOCATE %d: mode %s, want %s", i, got, want)
+		}
+	}
+}
+
+func TestTheDaemonsOwnGroupsAreNoCallers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	runtime.LockOSThread() // as newGuest does
+	if e := sysSetgroups([]uint32{2000}); e != 0 {
+		t.Fatal(e)
+	}
+	g := newGuest(t, Options{SharedDir: dir})
+	if err := unix.Chown(dir, 1, 2000); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Chmod(dir, 0o2777); err != nil {
+		t.Fatal(err)
+	}
+	g.uid, g.gid = 1000, 1000
+	node, _ := g.create(rootID, "f", unix.O_RDWR, 0o2775)
+	out, e := g.getattr(node)
+	g.must("GETATTR", e)
+	if out.Mode&unix.S_ISGID != 0 || out.Gid != 2000 {
+		t.Errorf("one outside group %d made a file of mode %04o", out.Gid, out.Mode&0o7777)
+	}
+}
