@@ -393,6 +393,39 @@ func TestNothingIsSentWhileRingsAreStopped(t *testing.T) {
 	}
 }
 
+// One ring's disabling may be the start of a stop of all. That the front-end
+// enables a ring again, any one, tells that it was not.
+func TestEnablingARingResumesWhileAnotherRuns(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		ring uint32
+	}{{"the running ring", 0}, {"a ring that was never started", 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := openWindow(t, 0)
+			w.enable()
+			w.must(SetVringEnable, state(2, 0))
+			if err := w.ch.Barrier(context.Background()); !errors.Is(err, ErrSuspended) {
+				t.Errorf("with a ring disabled: %v", err)
+			}
+			w.must(SetVringEnable, state(c.ring, 1))
+			m := Mapping{FD: memfd(t, 2<<20), Len: 2 << 20}
+			done := w.mapAsync(context.Background(), m)
+			w.answer(w.next(), 0)
+			w.show(windowGPA, m)
+			if err := w.result(done); err != nil {
+				t.Error(err)
+			}
+			// With no ring running it stays as it is.
+			w.ask(GetVringBase, state(0, 0))
+			w.must(SetVringEnable, state(2, 1))
+			if err := w.ch.Barrier(context.Background()); !errors.Is(err, ErrSuspended) {
+				t.Errorf("with no ring running: %v", err)
+			}
+			w.quiet()
+		})
+	}
+}
+
 // A request whose first byte is still in the socket when a stop comes is made
 // one that QEMU ignores: it would crash if it read the request after the stop.
 func TestStopTakesBackWhatIsNotYetRead(t *testing.T) {

@@ -2,6 +2,7 @@ package vhostuser
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -129,10 +130,7 @@ func (s *session) enableVring(i int, on bool) error {
 	}
 	changed := v.enabled != on
 	v.enabled = on
-	if !v.started {
-		return nil
-	}
-	if changed {
+	if v.started && changed {
 		if err := s.dev.EnableRing(i, on); err != nil {
 			v.enabled = !on
 			return fmt.Errorf("enabling ring %d (%t): %w", i, on, err)
@@ -187,9 +185,7 @@ func (s *session) startVring(i int) error {
 		return err
 	}
 	v.started = true
-	if v.enabled {
-		s.resumeBackend()
-	}
+	s.resumeBackend()
 	return nil
 }
 
@@ -215,12 +211,7 @@ func (s *session) setBackendReqFD(m *message) error {
 		s.backend.close()
 	}
 	s.backend = ch
-	for i := range s.vrings {
-		if s.vrings[i].started && s.vrings[i].enabled {
-			ch.resume()
-			break
-		}
-	}
+	s.resumeBackend()
 	s.dev.BackendChannel(ch)
 	return nil
 }
@@ -231,8 +222,10 @@ func (s *session) suspendBackend() {
 	}
 }
 
+// resumeBackend allows requests of the front-end if a ring runs.
 func (s *session) resumeBackend() {
-	if s.backend != nil {
+	runs := func(v vring) bool { return v.started && v.enabled }
+	if s.backend != nil && slices.ContainsFunc(s.vrings, runs) {
 		s.backend.resume()
 	}
 }
