@@ -15,6 +15,7 @@ import (
 
 // The commands of the control socket.
 const (
+	commandStats      = "stats"
 	commandDAXStats   = "dax stats"
 	commandDAXReclaim = "dax reclaim"
 )
@@ -39,7 +40,7 @@ type daxReclaimed struct {
 }
 
 // startControl listens on the control socket, if there is to be one.
-func startControl(c *config, window *daxWindow, log *slog.Logger) (*control.Server, error) {
+func startControl(c *config, window *daxWindow, counters func() stats, log *slog.Logger) (*control.Server, error) {
 	if c.controlSocket == "" {
 		return nil, nil
 	}
@@ -47,13 +48,19 @@ func startControl(c *config, window *daxWindow, log *slog.Logger) (*control.Serv
 	if err != nil {
 		return nil, fmt.Errorf("--control-socket: %w", err)
 	}
-	return control.Serve(ln, controlCommands(c, window), log), nil
+	return control.Serve(ln, controlCommands(c, window, counters), log), nil
 }
 
 var errNoWindow = errors.New("the daemon has no DAX window; start it with --dax-window")
 
-func controlCommands(c *config, window *daxWindow) map[string]control.Command {
+func controlCommands(c *config, window *daxWindow, counters func() stats) map[string]control.Command {
 	return map[string]control.Command{
+		commandStats: func(_ context.Context, args json.RawMessage) (any, error) {
+			if err := control.Decode(args, &struct{}{}); err != nil {
+				return nil, err
+			}
+			return counters(), nil
+		},
 		commandDAXStats: func(_ context.Context, args json.RawMessage) (any, error) {
 			if err := control.Decode(args, &struct{}{}); err != nil {
 				return nil, err

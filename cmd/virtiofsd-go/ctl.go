@@ -23,6 +23,8 @@ const ctlHelp = `Ask a running daemon, or give it an order, through its control 
 Usage: virtiofsd-go ctl --socket PATH COMMAND [--json]
 
 Commands:
+  stats              Print what front-ends and guests have asked, and what of it
+                     was broken.
   dax stats          Print the counters of the DAX window.
   dax reclaim SIZE   Take back this much memory of the DAX window now (K, M and G
                      are understood), or "all" of it. Prints what was taken.
@@ -53,10 +55,10 @@ func newCtlCommand(out io.Writer) *cobra.Command {
 	flags.VarPF(yes(&c.json), "json", "", "").NoOptDefVal = flagValue
 	group := &cobra.Command{Use: "dax", Args: missingCommand, RunE: neverRun}
 	group.AddCommand(
-		&cobra.Command{Use: "stats", Args: noArguments, RunE: func(*cobra.Command, []string) error { return c.stats() }},
+		&cobra.Command{Use: "stats", Args: noArguments, RunE: func(*cobra.Command, []string) error { return c.stats(commandDAXStats) }},
 		&cobra.Command{Use: "reclaim", Args: oneSize, RunE: func(_ *cobra.Command, args []string) error { return c.reclaim(args[0]) }},
 	)
-	cmd.AddCommand(group)
+	cmd.AddCommand(group, &cobra.Command{Use: "stats", Args: noArguments, RunE: func(*cobra.Command, []string) error { return c.stats(commandStats) }})
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return explainFlagError(err) })
 	cmd.SetHelpFunc(func(*cobra.Command, []string) { io.WriteString(out, ctlHelp) })
 	cmd.SetHelpCommand(&cobra.Command{Hidden: true})
@@ -65,9 +67,9 @@ func newCtlCommand(out io.Writer) *cobra.Command {
 
 func missingCommand(_ *cobra.Command, rest []string) error {
 	if len(rest) > 0 {
-		return usagef("there is no command %q; there are dax stats and dax reclaim", rest[0])
+		return usagef("there is no command %q; there are stats, dax stats and dax reclaim", rest[0])
 	}
-	return usageError("the command is missing; there are dax stats and dax reclaim")
+	return usageError("the command is missing; there are stats, dax stats and dax reclaim")
 }
 
 func neverRun(*cobra.Command, []string) error { return nil }
@@ -101,9 +103,9 @@ func (c *ctl) call(command string, args, result any) error {
 	return client.Call(ctx, command, args, result)
 }
 
-func (c *ctl) stats() error {
+func (c *ctl) stats(command string) error {
 	var raw json.RawMessage
-	if err := c.call(commandDAXStats, nil, &raw); err != nil {
+	if err := c.call(command, nil, &raw); err != nil {
 		return err
 	}
 	if c.json {

@@ -20,6 +20,7 @@ func TestWrongCtlCommandLinesEndWithOneSentence(t *testing.T) {
 		"ctl --socket=s":                                    {2, "the command is missing"},
 		"ctl --socket=s disk":                               {2, `there is no command "disk"`},
 		"ctl --socket=s dax":                                {2, "the command is missing"},
+		"ctl --socket=s stats more":                         {2, `unexpected argument "more"`},
 		"ctl --socket=s dax status":                         {2, `there is no command "status"`},
 		"ctl dax stats":                                     {2, "--socket is missing"},
 		"ctl --socket= dax stats":                           {2, "--socket: may not be empty"},
@@ -70,6 +71,9 @@ func TestControlSocketComesAndGoes(t *testing.T) {
 	}
 	if st, err := os.Lstat(path); err != nil || st.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+	if r := runToEnd(t, dir, binary, args("ctl --socket=c stats")...); r.status != 0 || !strings.HasPrefix(r.stdout, "connections         1\n") {
+		t.Errorf("stats: %+v", r)
 	}
 	for _, command := range []string{"stats", "reclaim all"} {
 		r := runToEnd(t, dir, binary, args("ctl --socket=c dax "+command)...)

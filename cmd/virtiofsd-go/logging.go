@@ -19,8 +19,8 @@ const (
 	levelOff   = logLevel(slog.LevelError + 100)
 )
 
-// newLogger returns the log of the daemon. When syslog is wanted but is not
-// there, it logs to stderr, and says so.
+// newLogger returns the log of the daemon, of which each message has a bounded
+// rate. When syslog is wanted but is not there, it logs to stderr, and says so.
 func newLogger(c *config, stderr io.Writer) *slog.Logger {
 	if c.logLevel == levelOff {
 		return slog.New(slog.DiscardHandler)
@@ -29,13 +29,13 @@ func newLogger(c *config, stderr io.Writer) *slog.Logger {
 	if c.syslog {
 		w, err := syslog.New(syslog.LOG_USER|syslog.LOG_INFO, program)
 		if err == nil {
-			return slog.New(newSyslogHandler(w, opts))
+			return slog.New(newBoundedHandler(newSyslogHandler(w, opts)))
 		}
-		log := slog.New(slog.NewTextHandler(stderr, opts))
+		log := slog.New(newBoundedHandler(slog.NewTextHandler(stderr, opts)))
 		log.Warn("syslog can't be reached, logging to standard error", "err", err)
 		return log
 	}
-	return slog.New(slog.NewTextHandler(stderr, opts))
+	return slog.New(newBoundedHandler(slog.NewTextHandler(stderr, opts)))
 }
 
 func nameTrace(_ []string, a slog.Attr) slog.Attr {

@@ -79,7 +79,8 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	ctl, err := startControl(c, window, log)
+	conns := new(connections)
+	ctl, err := startControl(c, window, func() stats { return takeStats(conns, dev, server) }, log)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	err = accept(ctx, c, log, e, dev, session)
+	err = accept(ctx, c, log, e, conns, dev, session)
 	e.Close()
 	within(endLimit, func() {
 		dev.Close()
@@ -101,7 +102,7 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 
 // accept serves front-ends one after the other: one, or with --reconnect any
 // number until ctx ends.
-func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *device.Device, session vhostuser.Config) error {
+func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, conns *connections, dev *device.Device, session vhostuser.Config) error {
 	for {
 		log.Info("waiting for a front-end to connect")
 		sock, err := e.Accept(ctx)
@@ -112,6 +113,7 @@ func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *
 		if err != nil {
 			return err
 		}
+		conns.all.Add(1)
 		log.Info("a front-end has connected")
 		err = vhostuser.Serve(ctx, sock, dev, session)
 		switch {
@@ -119,6 +121,7 @@ func accept(ctx context.Context, c *config, log *slog.Logger, e *endpoint, dev *
 			log.Info("ending, as a signal asked for")
 			return nil
 		case err != nil:
+			conns.broken.Add(1)
 			log.Error("the connection to the front-end has ended", "err", err)
 		default:
 			log.Info("the front-end has disconnected")
