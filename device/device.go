@@ -45,7 +45,8 @@ type Options struct {
 	Tag string
 
 	// Workers is the number of threads for requests that may block, shared
-	// by all queues. With 0 the readers serve them, one after the other.
+	// by all queues; the reader of each queue serves one more. With 0 it is
+	// the readers alone, and what is behind such a request waits.
 	Workers int
 
 	// Waiters is the number of threads for requests that wait for others.
@@ -54,11 +55,6 @@ type Options struct {
 
 	// WorkerIdle is how long a worker without work lives. 0 stands for 10 s.
 	WorkerIdle time.Duration
-
-	// Spin is how long a reader looks for more requests before it sleeps. It
-	// costs a processor while it does, and pays only where processors are
-	// idle anyway.
-	Spin time.Duration
 
 	// StopLimit bounds how long a stop of a ring waits for requests that are
 	// being served. 0 stands for 20 s. What takes longer completes when the

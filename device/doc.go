@@ -12,18 +12,21 @@
 // others but the workers, and its reader rests while requests come in quick
 // succession (recess.go).
 //
-// What the server does not want to do on a reader goes to a crew (crew.go): the
-// pool, a bounded number of workers for requests that may block, or the
-// waiters, for requests that wait for what others do, a lock. These threads
-// start when they are needed and end when they are idle, so that an idle device
-// neither wakes up nor has threads beside its readers.
+// A request that may block is served by the reader too if the ring has nothing
+// else in it, while a second thread waits for the same kick and would read in
+// its place (reader.go, turn.go): as long as the driver waits for the answer
+// nobody else has to be woken. Where there is more to do it goes to a crew
+// (crew.go): the pool, a bounded number of workers, or the waiters, for
+// requests that wait for what others do, a lock. All these threads start when
+// they are needed and end when they are idle, so that an idle device neither
+// wakes up nor has threads beside its readers.
 //
 // OS threads are never given back to the Go scheduler: they end with their
 // goroutine, since the server may have changed their credentials.
 //
 // # Stop
 //
-// A stop ends the reader, has waiting requests cut short ([Interrupter]), and
+// A stop ends the readers, has waiting requests cut short ([Interrupter]), and
 // waits for the rest, but not for ever. Chains that were cut short are served
 // again when the ring goes on from the same place; those that outlast the stop
 // are completed then. When the driver begins anew they are dropped, and the
@@ -39,7 +42,7 @@
 // # Locks
 //
 //	ring.mu        what a ring keeps from one life to the next
-//	  run.mu       one life: completion, requests with workers
+//	  run.mu       one life: completion, requests with workers, its threads
 //	    Queue.mu   of package virtqueue
 //	crew.mu        threads and waiting requests; nothing is taken under it
 //	signaller.mu   replacing an eventfd; signalling takes none

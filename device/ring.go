@@ -83,7 +83,7 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 		return fmt.Errorf("queue %d: %w", r.index, err)
 	}
 	r.last, r.place = nil, at
-	u := &run{ring: r, dev: r.dev, q: q, w: w, ended: make(chan struct{})}
+	u := &run{ring: r, dev: r.dev, q: q, w: w, ended: make(chan struct{}), threads: 1, ready: 1}
 	u.enabled.Store(cfg.Enabled)
 	r.goOn(u)
 	if i, ok := r.dev.opts.Server.(Interrupter); ok {

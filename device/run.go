@@ -2,7 +2,6 @@ package device
 
 import (
 	"errors"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,10 +20,17 @@ type run struct {
 
 	enabled  atomic.Bool
 	stopping atomic.Bool
-	ended    chan struct{} // closed when the reader has ended
+	givenUp  atomic.Bool   // the ring is not looked at any more
+	ended    chan struct{} // closed when the last reader has ended
+
+	// turn is what makes a thread the reader. What follows is the reader's.
+	turn turn
 	// serving is the head of the chain that the reader serves, plus one.
 	serving atomic.Uint32
-	recess  recess // the reader's
+	recess  recess
+	// held is a request that may block, linked, which the reader serves itself
+	// if there is nothing else to do.
+	held *request
 
 	mu sync.Mutex
 	// dead means that the ring belongs to the front-end again: nothing of it
@@ -40,9 +46,13 @@ type run struct {
 	// parked are chains that wait for the ring to go on.
 	parked []virtqueue.Head
 	free   freeList
-	handed *request // requests that are with a worker
+	handed *request // requests that are with a worker, or held
 	count  int      // of them
 	drain  chan struct{}
+	// threads counts the ring's threads, and ready those of them that read or
+	// wait to: all but those that start and those that serve a request which
+	// may block.
+	threads, ready int
 }
 
 // A batch is published after this many requests or bytes, so that the driver
@@ -51,68 +61,6 @@ const (
 	batchRequests = 32
 	batchBytes    = 256 << 10
 )
-
-// read is a reader: it serves the ring until it is stopped. Its OS thread ends
-// with it.
-func (u *run) read() {
-	runtime.LockOSThread()
-	th, err := u.dev.opts.Server.NewThread()
-	if err != nil {
-		u.giveUp(kindThread, err)
-		u.idleUntilStop()
-		close(u.ended)
-		return
-	}
-	sane, err := u.readWith(th)
-	closeThread(th)
-	if !sane {
-		// What the thread holds (credentials, for one) can't be trusted.
-		go u.read()
-		return
-	}
-	if err != nil {
-		u.giveUp(kindRing, err)
-		u.idleUntilStop()
-	}
-	close(u.ended)
-}
-
-// readWith serves the ring with th until it is stopped, or broken. It returns
-// sane false when th can't be used any more.
-func (u *run) readWith(th Thread) (sane bool, err error) {
-	r := u.newRequest()
-	for !u.stopping.Load() {
-		if u.enabled.Load() {
-			u.q.DisableNotify()
-			served, sane, err := u.serveAvailable(th, &r)
-			if !sane || err != nil {
-				return sane, err
-			}
-			if served > 0 {
-				u.w.found()
-			}
-			if u.stopping.Load() || served > 0 && u.spin() {
-				continue
-			}
-			if u.ring.index == hiprio && u.recess.due(served, time.Now()) {
-				if err := u.w.pause(recessLength); err != nil {
-					return true, err
-				}
-				u.recess.over(time.Now())
-				u.ring.stats.Wakeups.Add(1)
-				continue
-			}
-			if u.q.EnableNotify() {
-				continue
-			}
-		}
-		if err := u.w.wait(); err != nil {
-			return true, err
-		}
-		u.ring.stats.Wakeups.Add(1)
-	}
-	return true, nil
-}
 
 // serveAvailable serves all available chains in batches, and counts them. *r is
 // the request to use; it is replaced when a worker takes it.
@@ -125,6 +73,9 @@ func (u *run) serveAvailable(th Thread, r **request) (served int, sane bool, err
 			u.ring.stats.Requests.Add(uint64(n))
 			u.ring.stats.Batches.Add(1)
 			u.publish()
+		}
+		if more || !sane || err != nil {
+			u.handOver()
 		}
 		if !sane || err != nil {
 			return served, sane, err
@@ -199,7 +150,12 @@ func (u *run) serveOne(th Thread, r **request) (sane bool) {
 	if v != Done {
 		*r = u.newRequest()
 		u.link(req)
-		u.route(req, v)
+		if v == Again && u.relieved() {
+			u.handOver()
+			u.held = req
+		} else {
+			u.route(req, v)
+		}
 		return sane
 	}
 	req.chain.Release()
@@ -228,12 +184,17 @@ func (u *run) route(r *request, v Verdict) {
 // work serves r on a thread of a crew and completes it, or passes it on.
 func (d *Device) work(th Thread, r *request) (sane bool) {
 	written, v, sane := d.serve(th, r, true)
-	if v == Done {
-		r.run.complete(r, written)
-	} else {
-		r.run.route(r, v)
-	}
+	r.run.finish(r, written, v)
 	return sane
+}
+
+// finish completes a request that was linked, or passes it on.
+func (u *run) finish(r *request, written uint32, v Verdict) {
+	if v == Done {
+		u.complete(r, written)
+	} else {
+		u.route(r, v)
+	}
 }
 
 // refuse completes r unserved, because there is no thread to serve it.
@@ -313,7 +274,7 @@ func (u *run) newRequest() *request {
 }
 
 // link adds r, which the reader has served so far, to those that are with a
-// worker.
+// worker or held.
 func (u *run) link(r *request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -347,44 +308,7 @@ func (u *run) unlink(r *request) {
 	u.free.put(r)
 }
 
-// spin looks at the ring for a short time before the reader goes to sleep, and
-// returns whether there is something.
-func (u *run) spin() bool {
-	limit := u.dev.opts.Spin
-	if limit == 0 {
-		return false
-	}
-	for begin := time.Now(); time.Since(begin) < limit && !u.stopping.Load(); {
-		for range 16 {
-			if u.q.Pending() {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// giveUp tells the front-end that the ring is broken. It is not looked at again
-// until it is started anew.
-func (u *run) giveUp(k kind, err error) {
-	u.ring.stats.BrokenRings.Add(1)
-	u.dev.limited.warn(k, "a queue is given up until the driver resets the device", "queue", u.ring.index, "err", err)
-	if err := u.ring.errs.signal(); err != nil {
-		u.dev.limited.warn(kindSignal, "the front-end can't be told about a broken queue", "queue", u.ring.index, "err", err)
-	}
-	u.w.forgetKick()
-}
-
-func (u *run) idleUntilStop() {
-	for !u.stopping.Load() {
-		if u.w.wait() != nil {
-			// The flag tells of the stop too.
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-}
-
-// stop ends the reader and waits at most limit for what is being served.
+// stop ends the readers and waits at most limit for what is being served.
 func (u *run) stop(limit time.Duration) {
 	u.stopping.Store(true)
 	u.w.call()
@@ -418,8 +342,8 @@ func (u *run) kill() (late []virtqueue.Head) {
 	return late
 }
 
-// close gives back what the life of the ring has used, now or when its reader
-// has ended.
+// close gives back what the life of the ring has used, now or when its readers
+// have ended.
 func (u *run) close() {
 	select {
 	case <-u.ended:

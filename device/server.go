@@ -57,8 +57,8 @@ type Thread interface {
 	// behind this one waits for it. A request that may block then returns
 	// Again or Detach, having changed nothing; in and out may have been
 	// moved, the next call gets them at their start again. With mayBlock
-	// true the caller is a worker of the bounded pool, which may return
-	// Detach, or a detached thread, which returns Done or Requeue.
+	// true nothing else waits for the caller, which may return Detach, or is
+	// a detached thread and returns Done or Requeue.
 	Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written uint32, v Verdict)
 
 	// Close drops the state. The thread ends.
@@ -80,7 +80,8 @@ type Verdict uint8
 const (
 	// Done completes the chain with the written length.
 	Done Verdict = iota
-	// Again has it served by a worker of the pool, with mayBlock set.
+	// Again has it served with mayBlock set, by a worker of the pool or by a
+	// reader whose place another thread takes.
 	Again
 	// Detach has it served by a thread of its own, with mayBlock set, for
 	// it may wait for what other requests do (a lock). Their number is

@@ -22,7 +22,6 @@ type waiter struct {
 	epfd   int
 	callFD int
 	kick   int // -1: the driver can't kick, the ring has to be looked at from time to time
-	events [2]unix.EpollEvent
 
 	untoldMost int32 // of untoldNow, for this reader to be one of them
 
@@ -74,20 +73,50 @@ func newWaiter(kick int) (*waiter, error) {
 }
 
 // wait sleeps until there is a kick or a call, or in polling mode until it is
-// time to look. It returns an error only when waiting is impossible.
-func (w *waiter) wait() error { return w.woken(w.epollWait()) }
+// time to look. It returns an error only when waiting is impossible. Of several
+// threads that wait the one that began last is woken.
+func (w *waiter) wait() error {
+	_, err := w.sleep(true, -1)
+	return err
+}
+
+// sleep is wait for at most limit, if that is not negative, and returns false
+// when it has passed. short says that a kick is likely to come soon.
+func (w *waiter) sleep(short bool, limit time.Duration) (woken bool, err error) {
+	if w.kick < 0 {
+		return true, w.nap()
+	}
+	var events [2]unix.EpollEvent
+	if short && untoldNow.Add(1) <= w.untoldMost {
+		n, e := epollWaitUntold(w.epfd, events[:], untold)
+		untoldNow.Add(-1)
+		if n > 0 || e != 0 && e != unix.EINTR {
+			return true, w.woken(events[:n], errnoOrNil(e))
+		}
+	} else if short {
+		untoldNow.Add(-1)
+	}
+	ms := -1
+	if limit >= 0 {
+		ms = int(limit / time.Millisecond)
+	}
+	n, err := unix.EpollWait(w.epfd, events[:], ms)
+	return n != 0, w.woken(events[:max(n, 0)], err)
+}
 
 // pause is wait for at most d, a multiple of a millisecond.
 func (w *waiter) pause(d time.Duration) error {
-	return w.woken(unix.EpollWait(w.epfd, w.events[:], int(d/time.Millisecond)))
+	var events [2]unix.EpollEvent
+	n, err := unix.EpollWait(w.epfd, events[:], int(d/time.Millisecond))
+	return w.woken(events[:max(n, 0)], err)
 }
 
 // woken handles what a wait has returned.
-func (w *waiter) woken(n int, err error) error {
+func (w *waiter) woken(events []unix.EpollEvent, err error) error {
 	if err != nil && err != unix.EINTR {
 		return fmt.Errorf("waiting for a kick: %w", err)
 	}
-	for _, e := range w.events[:max(n, 0)] {
+	for _, e := range events {
 		if int(e.Fd) == w.callFD {
 			var b [8]byte
 			unix.Read(w.callFD, b[:])
@@ -100,28 +129,18 @@ func (w *waiter) woken(n int, err error) error {
 
 var errKickBroken = errors.New("the kick descriptor is broken: it is no eventfd, or its other end is closed")
 
-func (w *waiter) epollWait() (int, error) {
-	if w.kick >= 0 {
-		if untoldNow.Add(1) <= w.untoldMost {
-			n, e := epollWaitUntold(w.epfd, w.events[:], untold)
-			untoldNow.Add(-1)
-			if n > 0 || e != 0 && e != unix.EINTR {
-				return n, errnoOrNil(e)
-			}
-		} else {
-			untoldNow.Add(-1)
-		}
-		return unix.EpollWait(w.epfd, w.events[:], -1)
-	}
+// nap sleeps until it is time to look at a ring that is not kicked. A call is
+// left for the next time if that is soon.
+func (w *waiter) nap() error {
 	d := min(pollFirst<<min(w.polls, 10), pollMost)
 	w.polls++
 	if d >= time.Millisecond {
-		return unix.EpollWait(w.epfd, w.events[:], int(d/time.Millisecond))
+		return w.pause(d)
 	}
-	// epoll_wait counts in milliseconds. A call is left for the next one.
+	// epoll_wait counts in milliseconds.
 	ts := unix.NsecToTimespec(int64(d))
 	_, err := unix.Ppoll([]unix.PollFd{{Fd: int32(w.callFD), Events: unix.POLLIN}}, &ts, nil)
-	return 0, err
+	return w.woken(nil, err)
 }
 
 func errnoOrNil(e unix.Errno) error {
@@ -131,10 +150,13 @@ func errnoOrNil(e unix.Errno) error {
 	return e
 }
 
+// kicked says whether the driver can kick.
+func (w *waiter) kicked() bool { return w.kick >= 0 }
+
 // found tells that there was something in the ring.
 func (w *waiter) found() { w.polls = 0 }
 
-// call wakes the reader, from any goroutine.
+// call wakes a thread that waits, from any goroutine.
 func (w *waiter) call() { unix.Write(w.callFD, eventOne[:]) }
 
 // forgetKick has wait ignore the kick from now on.

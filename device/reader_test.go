@@ -1,0 +1,183 @@
+package device_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
+)
+
+// relievedMachine has a second thread that can take the place of queue 1's reader.
+func relievedMachine(t *testing.T, opts device.Options) (*machine, *echo, *queue) {
+	opts.Workers = 1
+	m, e := newEchoMachine(t, opts)
+	q := m.queues[1]
+	q.start()
+	q.submit(0, "block")
+	q.doKick()
+	e.release <- struct{}{}
+	q.expect(q.next(), "block")
+	eventually(t, "a reader, its relief and a worker are there", func() bool { return e.threads.Load() == 3 })
+	time.Sleep(10 * time.Millisecond) // for the relief to wait
+	return m, e, q
+}
+
+// blockedReader is a machine whose reader serves the request in slot 0, which blocks.
+func blockedReader(t *testing.T, opts device.Options) (*machine, *echo, *queue) {
+	m, e, q := relievedMachine(t, opts)
+	handed := m.dev.QueueStats(1).Handed.Load()
+	q.submit(0, "block")
+	q.doKick()
+	eventually(t, "it is being served", func() bool { return e.blocking.Load() == 1 })
+	if n := m.dev.QueueStats(1).Handed.Load(); n != handed {
+		t.Fatal("it went to a worker")
+	}
+	return m, e, q
+}
+
+func TestOneRequestThatMayBlockAtATimeWakesNoWorker(t *testing.T) {
+	m, e, q := relievedMachine(t, device.Options{})
+	close(e.release)
+	before := m.dev.QueueStats(1).Handed.Load()
+	for range 200 {
+		q.expect(q.do(0, "block"), "block")
+		q.expect(q.do(1, "fast"), "fast")
+	}
+	if n := m.dev.QueueStats(1).Handed.Load() - before; n > 20 {
+		t.Errorf("%d of 200 went to a worker", n)
+	}
+}
+
+func TestRingIsReadWhileItsReaderIsBlocked(t *testing.T) {
+	_, e, q := blockedReader(t, device.Options{})
+	for i := range 100 {
+		q.expect(q.do(10+i%10, "fast"), "fast")
+	}
+	// What may block as well goes to the worker, and the rest is still read.
+	q.submit(1, "block")
+	q.doKick()
+	eventually(t, "two are being served", func() bool { return e.blocking.Load() == 2 })
+	for i := range 100 {
+		q.expect(q.do(10+i%10, "fast"), "fast")
+	}
+	close(e.release)
+	q.expect(q.next(), "block")
+	q.expect(q.next(), "block")
+	for i := range 100 {
+		q.expect(q.do(10+i%10, "fast"), "fast")
+	}
+}
+
+// A driver that has always something for the reader to do does not keep what may
+// block from being served.
+func TestRequestThatMayBlockIsServedInABusyRing(t *testing.T) {
+	_, e, q := relievedMachine(t, device.Options{})
+	close(e.release)
+	for range 50 {
+		for s := 1; s < slots; s++ {
+			q.submit(s, "fast")
+		}
+		q.submit(0, "block")
+		q.doKick()
+		for begin := time.Now(); ; {
+			r := q.next()
+			if r.slot == 0 {
+				break
+			}
+			if time.Since(begin) > long {
+				t.Fatal("it is not served while there is anything else")
+			}
+			q.submit(r.slot, "fast")
+			q.doKick()
+		}
+		for range slots - 1 {
+			q.next()
+		}
+	}
+}
+
+func TestStopWaitsForABlockedReader(t *testing.T) {
+	_, e, q := blockedReader(t, device.Options{})
+	stopped := make(chan struct{})
+	go func() { q.stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		t.Error("the ring has stopped before its request was done")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(e.release)
+	<-stopped
+	r, ok := q.poll()
+	if !ok {
+		t.Fatal("the request was not completed")
+	}
+	q.expect(r, "block")
+	eventually(t, "only the worker is left", func() bool { return e.threads.Load() == 1 })
+	q.start()
+	q.expect(q.do(5, "goes on"), "goes on")
+}
+
+func TestReaderThatOutlastsTheStop(t *testing.T) {
+	_, e, q := blockedReader(t, device.Options{StopLimit: 50 * time.Millisecond})
+	if q.tryStop() == nil {
+		t.Error("the front-end's log has no word about it")
+	}
+	q.start()
+	q.expect(q.do(5, "others"), "others")
+	q.none()
+	close(e.release)
+	q.expect(q.next(), "block")
+	q.none()
+	if n := e.served.Load(); n != 3 {
+		t.Errorf("served %d requests", n)
+	}
+}
+
+func TestPanicOfABlockedReader(t *testing.T) {
+	m, e, q := relievedMachine(t, device.Options{})
+	close(e.release)
+	for range 20 {
+		if r := q.do(0, "die"); r.written != 0 {
+			t.Errorf("%+v", r)
+		}
+		q.expect(q.do(1, "fast"), "fast")
+		q.expect(q.do(2, "block"), "block")
+	}
+	if n := m.dev.QueueStats(1).Panics.Load(); n != 20 {
+		t.Errorf("%d panics counted", n)
+	}
+}
+
+// A driver that kicks only when it is asked to always gets its answers, whoever
+// reads.
+func TestNoKickIsLostBetweenReaders(t *testing.T) {
+	for _, depth := range []int{1, 2, 5} {
+		t.Run(fmt.Sprintf("depth=%d", depth), func(t *testing.T) {
+			m, e := newEchoMachine(t, device.Options{Workers: 2, WorkerIdle: 5 * time.Millisecond})
+			close(e.release)
+			q := m.queues[1]
+			q.start()
+			var sent atomic.Int64
+			kinds := []string{"fast", "block", "block", "fast", "fast", "block"}
+			submit := func(slot int) {
+				q.submit(slot, kinds[sent.Add(1)%int64(len(kinds))])
+				q.doKick()
+			}
+			for s := range depth {
+				submit(s)
+			}
+			for i := range 20000 {
+				r := q.next()
+				if i%1000 == 999 {
+					time.Sleep(10 * time.Millisecond) // for the threads to end
+				}
+				submit(r.slot)
+			}
+			for range depth {
+				q.next()
+			}
+		})
+	}
+}
