@@ -10,22 +10,37 @@ import (
 
 // budget is the server's estimate of the window's resident bytes: what the engine
 // has told, and the READs since. It wakes the engine when the estimate passes
-// the high-water mark, and holds READs back while it is near the limit, so that
-// the guest does not bring pages in faster than the engine takes them away.
+// the high-water mark, and holds READs back while it is near the limit: who
+// faults waits for the engine, however long that takes to get a processor, as
+// who allocates memory waits for reclaim.
+//
+// A READ is not held back where the engine waits for it, taking its pages; nor
+// where it may be waiting for it in a roundabout way, being at one thing for long.
 type budget struct {
 	limit  uint64 // bytes, 0 for none
 	kicked int    // eventfd
 
 	mu       sync.Mutex
 	resident int64
+	charged  int64         // since the engine began to measure
 	told     bool          // the engine is awake
+	off      bool          // the engine has ended, or can take nothing
 	taking   span          // the engine is taking these pages, or none
+	waiting  bool          // the engine is taking pages, or waits for a lock
+	since    time.Time     // when that began
 	less     chan struct{} // closed when resident has gone down
 }
 
-// maxHold bounds how long a READ is held back, should the engine make no headway:
-// it may have to wait for a request of the daemon that waits for this READ.
-const maxHold = time.Second
+const (
+	// maxHold is how long a READ is held back when the engine has been at one
+	// thing for as long.
+	maxHold = time.Second
+	// nearHold is the same for a READ near the pages that the engine takes:
+	// the kernel reads ahead in pieces, one after the other, and has the
+	// pages of all of them locked.
+	nearHold = 2 * time.Millisecond
+	near     = 2 * RangeSize
+)
 
 // charge counts the bytes of w, which are about to be read, and returns when there
 // is room for them, or when somebody who takes pages away waits for this READ:
@@ -37,27 +52,39 @@ func (b *budget) charge(w span, excluded func(span) bool) {
 	limit := int64(b.limit / 16 * holdWater)
 	b.mu.Lock()
 	b.resident += int64(w.Len)
+	b.charged += int64(w.Len)
 	b.wake()
 	if b.resident <= limit {
 		b.mu.Unlock()
 		return
 	}
-	t := time.NewTimer(maxHold)
-	defer t.Stop()
-	for b.resident > limit && !b.taking.overlaps(w) {
+	for start := time.Now(); b.resident > limit && !b.off && !b.taking.overlaps(w); {
+		hold := maxHold
+		if b.isNear(w) {
+			hold = nearHold
+		}
+		if b.waiting && time.Since(start) >= hold && time.Since(b.since) >= hold {
+			break
+		}
 		less := b.less
 		b.mu.Unlock()
 		if excluded(w) {
 			return
 		}
+		t := time.NewTimer(hold)
 		select {
 		case <-less:
 		case <-t.C:
-			return
 		}
+		t.Stop()
 		b.mu.Lock()
 	}
 	b.mu.Unlock()
+}
+
+func (b *budget) isNear(w span) bool {
+	t := b.taking
+	return t.Len > 0 && w.Off < t.end()+near && t.Off < w.end()+near
 }
 
 func (b *budget) wake() {
@@ -70,28 +97,52 @@ func (b *budget) wake() {
 	unix.Write(b.kicked, one[:])
 }
 
-// set takes over what the engine has measured.
+// measure says that the engine begins to measure.
+func (b *budget) measure() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.charged = 0
+}
+
+// set takes over what the engine has measured. READs since it began may be part
+// of it or not.
 func (b *budget) set(resident uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.resident = int64(resident)
+	b.resident = int64(resident) + b.charged
 	b.changed()
 }
 
-// free takes note of bytes that the engine has freed, and of what it takes next.
-func (b *budget) free(n uint64, next span) {
+// free takes note of bytes that the engine has freed.
+func (b *budget) free(n uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.resident = max(b.resident-int64(n), 0)
-	b.taking = next
+	b.taking, b.waiting = span{}, false
+	b.off = b.off && n == 0
 	b.changed()
 }
 
-// done says that the engine goes to sleep.
-func (b *budget) done() {
+// step takes note of what the engine does next: take the pages of w or, if that
+// is empty, wait for a lock.
+func (b *budget) step(w span) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.told = false
+	b.taking, b.waiting, b.since = w, true, time.Now()
+	b.changed()
+}
+
+// done says that the engine goes to sleep. If it can take nothing, nobody is to
+// wait for it.
+func (b *budget) done(nothing bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.told, b.taking, b.waiting = false, span{}, false
+	b.off = nothing
+	if nothing {
+		b.changed()
+		return
+	}
 	b.wake()
 }
 

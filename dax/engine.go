@@ -90,6 +90,9 @@ func (e *engine) stop() {
 		unix.Write(e.stopFD, one[:])
 	}
 	e.done.Wait()
+	e.mu.Lock()
+	e.tell(0, flagIdle|flagNothing, span{})
+	e.mu.Unlock()
 	if e.stopFD >= 0 {
 		unix.Close(e.stopFD)
 	}
@@ -130,18 +133,21 @@ func (e *engine) balance() {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	defer e.tell(0, flagIdle, span{})
+	idle := uint32(flagIdle)
+	defer func() { e.tell(0, idle, span{}) }()
+	e.tell(0, flagMeasuring, span{})
 	resident, err := e.m.back.resident(span{0, e.m.cfg.Window})
 	if err != nil {
+		idle |= flagNothing
 		return
 	}
 	e.tell(resident, flagMeasured, span{})
-	if resident >= budget/16*highWater {
-		e.reclaimLocked(resident - budget/16*lowWater)
+	if resident >= budget/16*highWater && e.reclaimLocked(resident-budget/16*lowWater) == 0 {
+		idle |= flagNothing
 	}
 }
 
-// tell tells the server about resident bytes, and what will be taken next.
+// tell tells the server what the engine does, which READs may wait for.
 func (e *engine) tell(n uint64, flags uint32, next span) {
 	if e.m.cfg.Memory == 0 {
 		return
@@ -198,6 +204,7 @@ func (e *engine) reclaimLocked(bytes uint64) (freed uint64) {
 			break
 		}
 		if v.x != nil {
+			e.tell(0, flagStep, span{})
 			e.op.lock(v.x, classMmap, heldExclusive)
 		}
 		freed += e.take(v)
@@ -212,9 +219,10 @@ func (e *engine) reclaimLocked(bytes uint64) (freed uint64) {
 // exclusively.
 func (e *engine) take(v victim) uint64 {
 	w := rangeSpan(v.index)
-	e.tell(0, 0, w)
+	e.tell(0, flagStep, w)
 	if err := e.m.back.invalidate(w); err != nil {
 		e.m.stats.InvalidateErrors.Add(1)
+		e.tell(0, 0, span{})
 		return 0
 	}
 	e.m.stats.ReclaimedRanges.Add(1)

@@ -49,8 +49,8 @@ const (
 	opExport
 	// opCounters answers the counters of the server and the faults per range.
 	opCounters
-	// opResident tells how many bytes, in off, the engine has freed, and which
-	// span it takes next.
+	// opResident tells what the engine does; without a flag, that it has freed
+	// off bytes.
 	opResident
 )
 
@@ -59,8 +59,11 @@ const (
 	flagUnbind                  // opThaw
 	flagClean                   // opBind: the caller has just excluded and invalidated the range
 	flagPassthrough             // opExport
+	flagMeasuring               // opResident: it looks at what is resident
 	flagMeasured                // opResident: off is what is resident
-	flagIdle                    // opResident: the engine wants to be woken
+	flagStep                    // opResident: it takes the span next; if there is none it waits for a lock
+	flagIdle                    // opResident: it sleeps, and wants to be woken
+	flagNothing                 // opResident, with flagIdle: it can take nothing
 	flagLitter                  // answer to opBind: pages without content may be in the way
 )
 

@@ -524,18 +524,22 @@ func (s *server) call(m *message) error {
 		}
 		return nil
 	case opResident:
-		if m.flags&flagMeasured != 0 {
+		switch {
+		case m.flags&flagIdle != 0:
+			s.budget.done(m.flags&flagNothing != 0)
+		case m.flags&flagMeasuring != 0:
+			s.budget.measure()
+		case m.flags&flagMeasured != 0:
 			s.budget.set(m.off)
-		} else {
+		case m.flags&flagStep != 0:
 			var next span
 			if len(m.spans) > 0 {
 				next = m.spans[0]
 			}
-			s.budget.free(m.off, next)
+			s.budget.step(next)
 			m.spans = m.spans[:0]
-		}
-		if m.flags&flagIdle != 0 {
-			s.budget.done()
+		default:
+			s.budget.free(m.off)
 		}
 		return nil
 	}
