@@ -49,7 +49,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cmd.SetErr(stderr)
 	err := cmd.Execute()
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, errStop):
 		return exitOK
 	case errors.As(err, new(usageError)):
 		fmt.Fprintf(stderr, "%s: %v (see %s --help)\n", program, err, help)
@@ -74,11 +74,7 @@ func newCommand(args []string, stdout, stderr io.Writer) *cobra.Command {
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			switch {
-			case c.version:
-				fmt.Fprintln(stdout, program, version())
-				return nil
-			case c.printCapabilities:
+			if c.printCapabilities {
 				fmt.Fprint(stdout, capabilities)
 				return nil
 			}
@@ -104,7 +100,17 @@ func newCommand(args []string, stdout, stderr io.Writer) *cobra.Command {
 			f.NoOptDefVal = flagValue
 		}
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return explainFlagError(err) })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		switch {
+		case !errors.Is(err, errStop):
+			return explainFlagError(err)
+		case c.version:
+			fmt.Fprintln(stdout, program, version())
+		default:
+			printHelp(stdout)
+		}
+		return errStop
+	})
 	cmd.SetHelpFunc(func(*cobra.Command, []string) { printHelp(stdout) })
 	cmd.SetHelpCommand(&cobra.Command{Hidden: true})
 	return cmd

@@ -106,6 +106,10 @@ var wrongCommandLines = []struct {
 	{args: args("--shared-dir=d --socket-path=s --socket-group=no-such-group"), status: 1, says: `there is no group "no-such-group"`},
 	{args: args("--shared-dir=d --socket-path=s --cache=some"), status: 2, says: `"some" is not one of auto, always, never, metadata`},
 	{args: args("--shared-dir=d --socket-path=s --xattr=yes"), status: 2, says: "--xattr: takes no value"},
+	{args: args("--shared-dir=d --socket-path=s --xattr=true"), status: 2, says: "--xattr: takes no value"},
+	{args: args("--bogus --help"), status: 2, says: "there is no option --bogus"},
+	{args: args("--shared-dir=d --socket-path=s --inode-file-handles=Prefer"), status: 2, says: "is not one of never, prefer"},
+	{args: args("--shared-dir=d --socket-path=s --sandbox=Namespace"), status: 2, says: "use --sandbox=none", ours: "rust can isolate itself"},
 	{args: args("--shared-dir=d --socket-path=s --posix-acl auto"), status: 2, says: `unexpected argument "auto"`},
 	{args: args("--shared-dir=d --socket-path=s --posix-acl=some"), status: 2, says: `"some" is not one of never, auto, always`},
 	{args: args("--shared-dir=d --socket-path=s --security-label=some"), status: 2, says: `"some" is not one of never, auto, always`},
@@ -235,6 +239,16 @@ func TestHelpFitsATerminal(t *testing.T) {
 	if short := runToEnd(t, ".", binary, "-h"); short != r {
 		t.Error("-h and --help differ")
 	}
+}
+
+func TestHelpAndVersionEndTheCommandLine(t *testing.T) {
+	both(t, func(t *testing.T, prog string) {
+		for _, line := range []string{"--help --bogus", "-h extra", "--version --cache=some", "-V --shared-dir", "--cache=auto -hV"} {
+			if r := runToEnd(t, ".", prog, args(line)...); r.status != 0 || r.stdout == "" || r.stderr != "" {
+				t.Errorf("%s: %+v", line, r)
+			}
+		}
+	})
 }
 
 func TestVersionIsPrinted(t *testing.T) {
@@ -523,6 +537,8 @@ func TestCommandLinesOfOthersStart(t *testing.T) {
 		"last one wins":            "--shared-dir=nowhere --shared-dir=d --socket-path=s --cache=never --cache=auto --killpriv-v2 --no-killpriv-v2",
 		"all switches":             "--shared-dir=d --socket-path=s --posix-acl --security-label=auto --writeback --allow-direct-io --allow-mmap --no-readdirplus --readonly --no-announce-submounts --preserve-noatime --inode-file-handles=never --tag=x --queues=4",
 		"the old name of a socket": "--shared-dir=d --socket=s -f",
+		"two names of a socket":    "--shared-dir=d --socket=t --socket-path=s",
+		"capitals":                 "--shared-dir=d --socket-path=s --sandbox=None --cache=ALWAYS --log-level=Warn",
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := testDir(t)

@@ -108,7 +108,7 @@ func optionTable(c *config) []option {
 		{name: "reconnect", value: yes(&c.reconnect),
 			help: "Go on and wait for the next connection when the front-end goes away, instead of ending."},
 
-		{name: "cache", arg: "auto|always|never|metadata", def: "auto", value: oneOf(&o.Cache,
+		{name: "cache", arg: "auto|always|never|metadata", def: "auto", value: oneOfAnyCase(&o.Cache,
 			pair("auto", fs.CacheAuto), pair("always", fs.CacheAlways), pair("never", fs.CacheNever), pair("metadata", fs.CacheMetadata)),
 			help: "How long the guest may trust what it knows: a second for names and attributes (auto), a day (always), not at all (never), or a day for names and attributes and not at all for data (metadata)."},
 		{name: "writeback", value: yes(&o.Writeback),
@@ -164,12 +164,12 @@ func optionTable(c *config) []option {
 			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed. 0: each queue serves one request after the other."},
 		{name: "rlimit-nofile", arg: "N", def: "min(1000000, /proc/sys/fs/nr_open)", value: number(&c.rlimitNofile, 0, 1<<40),
 			help: "Raise the limit of open files to N; 0 leaves it as it is."},
-		{name: "sandbox", arg: "none", def: "none", value: oneOf(&c.sandbox, pair[choice]("none", "none")),
+		{name: "sandbox", arg: "none", def: "none", value: oneOfAnyCase(&c.sandbox, pair[choice]("none", "none")),
 			help: "Isolation of the daemon. Only none is there: run it in a mount namespace or container of your own if the guest is not trusted."},
 		{name: "seccomp", arg: "none", def: "none", value: oneOf(&c.seccomp, pair[choice]("none", "none")),
 			help: "System call filter. Only none is there."},
 
-		{name: "log-level", arg: "off|error|warn|info|debug|trace", def: "info", value: oneOf(&c.logLevel,
+		{name: "log-level", arg: "off|error|warn|info|debug|trace", def: "info", value: oneOfAnyCase(&c.logLevel,
 			pair("off", levelOff), pair("error", levelError), pair("warn", levelWarn), pair("info", levelInfo), pair("debug", levelDebug), pair("trace", levelTrace)),
 			help: "How much to log."},
 		{name: "syslog", value: yes(&c.syslog),
@@ -181,8 +181,8 @@ func optionTable(c *config) []option {
 			help: "Options in the format of the old C virtiofsd. Deprecated."},
 		{name: "d", value: yes(&c.debug), help: "Deprecated; use --log-level=debug."},
 		{name: "f", value: yes(&c.foreground), help: "Deprecated; has no effect."},
-		{name: "version", short: "V", value: yes(&c.version), help: "Print the version and exit."},
-		{name: "help", short: "h", value: yes(&c.help), help: "Print this text and exit."},
+		{name: "version", short: "V", value: stop(&c.version), help: "Print the version and exit."},
+		{name: "help", short: "h", value: stop(&c.help), help: "Print this text and exit."},
 	}
 }
 
@@ -205,7 +205,7 @@ var elsewhere = map[string]string{
 // to say than that it is wrong.
 func explain(name, value string) string {
 	switch {
-	case name == "sandbox" && (value == "namespace" || value == "chroot"):
+	case name == "sandbox" && (strings.EqualFold(value, "namespace") || strings.EqualFold(value, "chroot")):
 		return "the daemon can't isolate itself yet; use --sandbox=none, in a mount namespace or container of your own if the guest is not trusted"
 	case name == "seccomp" && (value == "kill" || value == "log" || value == "trap"):
 		return "the daemon has no system call filter yet; use --seccomp=none"
@@ -215,10 +215,7 @@ func explain(name, value string) string {
 
 // check finds what is wrong with the options as a whole.
 func (c *config) check() error {
-	if c.deprecatedSocket != "" {
-		if c.socketPath != "" {
-			return usageError("--socket is the old name of --socket-path; give one of them")
-		}
+	if c.socketPath == "" {
 		c.socketPath = c.deprecatedSocket
 	}
 	switch {

@@ -16,7 +16,8 @@ import (
 // sentence "--option: ...".
 
 // flagValue is what pflag hands to Set for a flag that is given without a value.
-const flagValue = "true"
+// No argument of a program can hold it.
+const flagValue = "\x00"
 
 var errNoValue = errors.New("takes no value")
 
@@ -36,6 +37,22 @@ func (f flag) Set(s string) error {
 	*f.to = f.val
 	return nil
 }
+
+// errStop ends the reading of the command line: what follows is not looked at.
+var errStop = errors.New("the command line ends here")
+
+// stopFlag is a flag that asks for something else than to serve.
+type stopFlag struct{ flag }
+
+func stop(to *bool) pflag.Value { return stopFlag{flag{to, true}} }
+
+func (f stopFlag) Set(s string) error {
+	if err := f.flag.Set(s); err != nil {
+		return err
+	}
+	return errStop
+}
+
 func (f flag) String() string { return strconv.FormatBool(f.to != nil && *f.to == f.val) }
 func (flag) Type() string     { return "bool" }
 
@@ -108,11 +125,17 @@ type namedValue[T any] struct {
 func pair[T any](name string, val T) namedValue[T] { return namedValue[T]{name, val} }
 
 type enumValue[T any] struct {
-	to   *T
-	vals []namedValue[T]
+	to      *T
+	vals    []namedValue[T]
+	anyCase bool
 }
 
-func oneOf[T any](to *T, vals ...namedValue[T]) pflag.Value { return enumValue[T]{to, vals} }
+func oneOf[T any](to *T, vals ...namedValue[T]) pflag.Value { return enumValue[T]{to: to, vals: vals} }
+
+// oneOfAnyCase is oneOf for names that may be written in capitals too.
+func oneOfAnyCase[T any](to *T, vals ...namedValue[T]) pflag.Value {
+	return enumValue[T]{to: to, vals: vals, anyCase: true}
+}
 
 func negotiation(to *fs.Auto) pflag.Value {
 	return oneOf(to, pair("never", fs.Off), pair("auto", fs.IfOffered), pair("always", fs.On))
@@ -121,7 +144,7 @@ func negotiation(to *fs.Auto) pflag.Value {
 func (e enumValue[T]) Set(s string) error {
 	names := make([]string, len(e.vals))
 	for i, v := range e.vals {
-		if v.name == s {
+		if v.name == s || e.anyCase && strings.EqualFold(v.name, s) {
 			*e.to = v.val
 			return nil
 		}
