@@ -118,11 +118,20 @@ sync
 }
 
 // TestDAXPauses stops and continues a machine whose guest writes and verifies through a window that holds half of its
-// files: requests, faults and mappings are cut off at any point. (QEMU 11.1.2 ends with a segmentation fault if it is
-// stopped while a piece of the window is being mapped, which the managed backing does once; docs/compat.md.)
+// files: requests, faults and mappings are cut off at any point, and the guest sees nothing of it. With passthrough a piece
+// of the window is being mapped or unmapped nearly all the time; QEMU 11.1.2 ends with a segmentation fault if it reads such
+// a request once it has stopped the device (docs/compat.md).
+//
+// To see it fail: in package vhostuser, send a request of the back-end channel whole at once.
 func TestDAXPauses(t *testing.T) {
-	vm := daxMounted(t, t.TempDir(), "32M", "--dax-backing=managed")
-	run(t, vm, time.Minute, "head -c 4096 /dev/zero >/mnt/first && cat /mnt/first >/dev/null && rm /mnt/first") // maps the window
+	for _, backing := range []string{"managed", "passthrough"} {
+		t.Run(backing, func(t *testing.T) { pauses(t, backing) })
+	}
+}
+
+func pauses(t *testing.T, backing string) {
+	control := controlSocket(t)
+	vm := daxMounted(t, t.TempDir(), "32M", "--dax-backing="+backing, "--control-socket="+control)
 	ended := make(chan struct{})
 	paused := make(chan int, 1)
 	go func() {
@@ -134,7 +143,7 @@ func TestDAXPauses(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				time.Sleep(time.Duration(20+rand.IntN(180)) * time.Millisecond)
+				time.Sleep(time.Duration(rand.IntN(120)) * time.Millisecond)
 			}
 			n++
 			select {
@@ -146,11 +155,19 @@ func TestDAXPauses(t *testing.T) {
 	}()
 	stop := sync.OnceFunc(func() { close(ended) })
 	t.Cleanup(stop)
-	run(t, vm, 5*time.Minute, "fio --name=pause --directory=/mnt --ioengine=mmap --rw=randwrite --bs=4k --size=32m --numjobs=2 --runtime=6 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_state_save=0 --group_reporting && rm /mnt/pause*")
+	out := run(t, vm, 5*time.Minute, "fio --name=pause --directory=/mnt --ioengine=mmap --rw=randwrite --bs=4k --size=32m --numjobs=2 --runtime=8 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_state_save=0 --group_reporting && rm /mnt/pause*")
 	stop()
 	if n := <-paused; n < 10 {
 		t.Errorf("paused only %d times", n)
 	} else {
 		t.Logf("paused %d times", n)
+	}
+	if strings.Contains(out, "err=") && !strings.Contains(out, "err= 0") {
+		t.Errorf("fio complains:\n%s", out)
+	}
+	s := lookAt(t, control)
+	t.Logf("%+v", s)
+	if s.SetupErrors != 0 {
+		t.Errorf("%d mappings failed", s.SetupErrors)
 	}
 }

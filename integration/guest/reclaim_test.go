@@ -67,12 +67,7 @@ func TestDAXWhileTheHostReclaims(t *testing.T) {
 
 func hostReclaims(t *testing.T, backing string) {
 	dir := t.TempDir()
-	sockets, err := os.MkdirTemp("", "virtiofsd-go-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(sockets) })
-	socket := filepath.Join(sockets, "control")
+	socket := controlSocket(t)
 	vm := daxMounted(t, dir, "64M", "--dax-backing="+backing, "--control-socket="+socket)
 	host := reclaimEvery(t, 100*time.Millisecond, socket, dir, backing)
 

@@ -16,7 +16,12 @@ import (
 
 // daxStats is what the tests look at of "dax stats".
 type daxStats struct {
+	Regions        int    `json:"memory_regions"`
 	Setups         uint64 `json:"setups"`
+	SetupErrors    uint64 `json:"setup_errors"`
+	SetupsHeld     uint64 `json:"setups_held"`
+	SlotsRefused   uint64 `json:"slots_refused"`
+	LockDrops      uint64 `json:"lock_drops"`
 	Removes        uint64 `json:"removes"`
 	Maps           uint64 `json:"frontend_maps"`
 	Unmaps         uint64 `json:"frontend_unmaps"`
@@ -90,10 +95,27 @@ func (r *reclaimer) reclaim(client *control.Client, dir string) error {
 	return err
 }
 
+// controlSocket makes room for a daemon's control socket.
+func controlSocket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "virtiofsd-go-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "control")
+}
+
 func (r *reclaimer) stats(t *testing.T) daxStats {
 	t.Helper()
+	return lookAt(t, r.socket)
+}
+
+// lookAt asks the daemon with that control socket for its counters.
+func lookAt(t *testing.T, socket string) daxStats {
+	t.Helper()
 	// Too long passes between two looks for a connection to be kept.
-	client, err := control.Dial(t.Context(), r.socket)
+	client, err := control.Dial(t.Context(), socket)
 	if err != nil {
 		t.Fatal(err)
 	}
