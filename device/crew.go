@@ -20,6 +20,8 @@ type crew struct {
 	serve func(Thread, *request) bool
 	// refuse completes a request that no thread could be started for.
 	refuse func(*request, error)
+	// crowded is called when a request finds no thread; it may be nil.
+	crowded func()
 
 	mu      sync.Mutex
 	first   *request // waiting requests
@@ -63,6 +65,23 @@ func (c *crew) submit(r *request) {
 		go c.run(r)
 		return
 	}
+	c.append(r)
+	c.mu.Unlock()
+	if c.crowded != nil {
+		c.crowded()
+	}
+}
+
+// yield has r, which a thread of the crew has just served, served again after
+// those that wait. The thread itself is going to look for them.
+func (c *crew) yield(r *request) {
+	c.mu.Lock()
+	c.append(r)
+	c.mu.Unlock()
+}
+
+// append has r wait for a thread. mu is held.
+func (c *crew) append(r *request) {
 	r.next = nil
 	if c.last == nil {
 		c.first = r
@@ -70,7 +89,6 @@ func (c *crew) submit(r *request) {
 		c.last.next = r
 	}
 	c.last = r
-	c.mu.Unlock()
 }
 
 // run is a thread: it serves r and whatever comes after it. The OS thread ends

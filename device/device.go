@@ -135,6 +135,9 @@ func New(opts Options) (*Device, error) {
 	d.limited.init(opts.Logger)
 	d.pool.init(d, opts.Workers)
 	d.detached.init(d, opts.Waiters)
+	if y, ok := opts.Server.(Yielder); ok {
+		d.detached.crowded = y.Yield
+	}
 	for i := range opts.RequestQueues + 1 {
 		r := &ring{dev: d, index: i}
 		r.call.init()

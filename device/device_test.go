@@ -158,6 +158,37 @@ func TestWaitingRequestsDelayNobody(t *testing.T) {
 	}
 }
 
+// Requests that wait and let others have their threads meanwhile hold up nobody
+// who needs such a thread too, and a stop keeps them all.
+func TestWaitingRequestsTakeTurns(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{Workers: 1, Waiters: 3})
+	q := m.queues[1]
+	q.start()
+	for s := range 10 {
+		q.submit(s, "turn")
+	}
+	q.doKick()
+	for i := range 20 {
+		q.expect(q.do(20+i%10, "aside"), "aside")
+	}
+	if e.yields.Load() == 0 {
+		t.Error("the server was not told that the threads are too few")
+	}
+	q.stop()
+	if r, ok := q.poll(); ok {
+		t.Fatalf("completed: %+v", r)
+	}
+	q.start()
+	q.expect(q.do(20, "aside"), "aside")
+	close(e.release)
+	for range 10 {
+		q.expect(q.next(), "turn")
+	}
+	if n := m.dev.QueueStats(1).Detached.Load(); n != 10+20+10+1 {
+		t.Errorf("%d requests counted as detached", n)
+	}
+}
+
 func TestPanicOfTheServerIsAnswered(t *testing.T) {
 	m, e := newEchoMachine(t, device.Options{Workers: 1})
 	q := m.queues[1]

@@ -18,6 +18,8 @@ type request struct {
 	// settled says that the chain has been completed or parked. run.mu
 	// guards it.
 	settled bool
+	// detached says that it is served by the threads for requests that wait.
+	detached bool
 	// repeated says that a process that died may have served it.
 	repeated bool
 }

@@ -173,6 +173,11 @@ func (u *run) route(r *request, v Verdict) {
 		u.ring.stats.Handed.Add(1)
 		u.dev.pool.submit(r)
 	case Detach:
+		if r.detached {
+			u.dev.detached.yield(r)
+			return
+		}
+		r.detached = true
 		u.ring.stats.Detached.Add(1)
 		u.dev.detached.submit(r)
 	default:
@@ -279,7 +284,7 @@ func (u *run) link(r *request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.serving.Store(0)
-	r.settled = false
+	r.settled, r.detached = false, false
 	r.before, r.after = nil, u.handed
 	if u.handed != nil {
 		u.handed.before = r

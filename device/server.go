@@ -34,6 +34,15 @@ type Interrupter interface {
 	Resume(q int)
 }
 
+// Yielder is implemented by a Server whose requests wait on threads that others
+// may need.
+type Yielder interface {
+	// Yield tells that a request with the verdict Detach finds no thread
+	// free: those that have one and can wait return Detach soon. It does not
+	// itself wait.
+	Yield()
+}
+
 // Heir is implemented by a Server that can go on with a driver's session that it
 // has no memory of, because another process, or this one for an earlier
 // connection, has served it.
@@ -57,8 +66,8 @@ type Thread interface {
 	// behind this one waits for it. A request that may block then returns
 	// Again or Detach, having changed nothing; in and out may have been
 	// moved, the next call gets them at their start again. With mayBlock
-	// true nothing else waits for the caller, which may return Detach, or is
-	// a detached thread and returns Done or Requeue.
+	// true nothing else waits for the caller, which may return Detach but not
+	// Again.
 	Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written uint32, v Verdict)
 
 	// Close drops the state. The thread ends.
@@ -85,7 +94,8 @@ const (
 	Again
 	// Detach has it served by a thread of its own, with mayBlock set, for
 	// it may wait for what other requests do (a lock). Their number is
-	// bounded; above the bound they wait for each other, never for the pool.
+	// bounded: on such a thread Detach again lets the others have it
+	// before the request is served again.
 	Detach
 	// Requeue keeps the chain uncompleted, because a stop of the ring cut
 	// the wait short: it is served again when the ring goes on from the

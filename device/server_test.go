@@ -3,9 +3,9 @@ package device_test
 import (
 	"bytes"
 	"errors"
-
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/virtiofsd-go/virtiofsd-go/device"
 	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
@@ -16,6 +16,8 @@ import (
 //
 //	block   not on a reader; waits for release
 //	wait    not on a reader or a worker; waits for release or an interrupt
+//	turn    as wait, but lets others have the thread in between
+//	aside   not on a reader or a worker
 //	panic   panics
 //	die     not on a reader; panics
 //	long    claims to have written more than there is
@@ -29,6 +31,7 @@ type echo struct {
 	heir     atomic.Int32 // calls of TakeOver
 	repeated atomic.Int32 // requests served of which Repeat was told
 	blocking atomic.Int32 // requests that wait for release
+	yields   atomic.Int32 // calls of Yield
 
 	mu          sync.Mutex
 	interrupted map[int]chan struct{}
@@ -48,6 +51,8 @@ func (e *echo) NewThread() (device.Thread, error) {
 
 func (e *echo) RingsStopped() { e.stops.Add(1) }
 func (e *echo) Reset()        { e.resets.Add(1) }
+
+func (e *echo) Yield() { e.yields.Add(1) }
 
 func (e *echo) TakeOver() { e.heir.Add(1) }
 
@@ -133,6 +138,22 @@ func (t *echoThread) before(q int, text []byte, mayBlock bool) device.Verdict {
 		t.server.blocking.Add(1)
 		<-t.server.release
 		t.server.blocking.Add(-1)
+	case "aside":
+		if !mayBlock {
+			return device.Detach
+		}
+	case "turn":
+		if !mayBlock {
+			return device.Detach
+		}
+		stop := t.server.interruption(q)
+		select {
+		case <-t.server.release:
+		case <-stop:
+			return device.Requeue
+		case <-time.After(time.Millisecond):
+			return device.Detach
+		}
 	case "wait":
 		if !mayBlock {
 			return device.Detach

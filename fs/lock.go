@@ -22,9 +22,14 @@ type lockWaits struct {
 
 	// changed is closed and replaced whenever a lock is given back here or a
 	// wait has to end.
-	changed  chan struct{}
-	canceled map[uint64]bool // requests that FUSE_INTERRUPT named
-	waiting  map[uint64]bool
+	changed chan struct{}
+	waiting map[uint64]*lockWait // by the request's unique
+}
+
+// lockWait is a request that waits for a lock, also while it has no thread.
+type lockWait struct {
+	delay    time.Duration // until the next look
+	canceled bool          // FUSE_INTERRUPT named it
 }
 
 type lockOwner struct {
@@ -76,52 +81,77 @@ func (l *lockWaits) resume(q int) {
 func (l *lockWaits) cancel(unique uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.waiting[unique] {
-		l.canceled[unique] = true
+	if w := l.waiting[unique]; w != nil {
+		w.canceled = true
 		l.wakeLocked()
 	}
 }
 
 // wait sleeps until a lock may have been given back: at once where the guest
-// did it through this daemon, after d where somebody else did.
-func (l *lockWaits) wait(q int, unique uint64, d time.Duration) (device.Verdict, unix.Errno) {
+// did it through this daemon, after a while where somebody else did. It returns
+// Detach to have the request look again, on a thread that others had meanwhile.
+// The first time it does so at once, for the thread may be a queue's reader.
+func (l *lockWaits) wait(q int, unique uint64) (device.Verdict, unix.Errno) {
 	l.mu.Lock()
-	if l.stopped[q] {
-		l.mu.Unlock()
-		return device.Requeue, 0
+	defer l.mu.Unlock()
+	w := l.waiting[unique]
+	if w == nil {
+		if l.waiting == nil {
+			l.waiting = make(map[uint64]*lockWait)
+		}
+		l.waiting[unique] = &lockWait{delay: lockPollMin}
+		return device.Detach, 0
 	}
-	if l.canceled[unique] {
-		l.mu.Unlock()
-		return device.Done, unix.EINTR
+	if v, e := l.goesOn(q, w); v != device.Detach {
+		return v, e
 	}
+	l.sleep(w.delay)
+	w.delay = min(2*w.delay, lockPollMax)
+	return l.goesOn(q, w)
+}
+
+// pause sleeps for d, and returns false if the queue is being stopped.
+func (l *lockWaits) pause(q int, d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.stopped[q] {
+		l.sleep(d)
+	}
+	return !l.stopped[q]
+}
+
+// sleep waits for d or until something has changed. mu is held, but not
+// meanwhile.
+func (l *lockWaits) sleep(d time.Duration) {
 	if l.changed == nil {
 		l.changed = make(chan struct{})
 	}
-	changed := l.changed
+	changed, timer := l.changed, time.NewTimer(d)
 	l.mu.Unlock()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-changed:
 	case <-timer.C:
 	}
-	return device.Done, 0
-}
-
-func (l *lockWaits) begin(unique uint64) {
+	timer.Stop()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting == nil {
-		l.waiting, l.canceled = make(map[uint64]bool), make(map[uint64]bool)
-	}
-	l.waiting[unique] = true
 }
 
+// goesOn returns Detach unless the wait has to end. mu is held.
+func (l *lockWaits) goesOn(q int, w *lockWait) (device.Verdict, unix.Errno) {
+	switch {
+	case l.stopped[q]:
+		return device.Requeue, 0
+	case w.canceled:
+		return device.Done, unix.EINTR
+	}
+	return device.Detach, 0
+}
+
+// end forgets a request, which may have waited.
 func (l *lockWaits) end(unique uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waiting, unique)
-	delete(l.canceled, unique)
 }
 
 // ownerFD returns the descriptor that carries the locks of owner on n; it must
@@ -292,33 +322,28 @@ func (t *Thread) setlk() (int, unix.Errno) {
 	return 0, t.tryLock(n, f, in)
 }
 
-// setlkw serves FUSE_SETLKW. Linux cannot interrupt it over virtio-fs, so it
-// waits on a thread of its own, for as long as it takes.
+// setlkw serves FUSE_SETLKW: it tries, and where the lock is taken it waits for a
+// moment, on a thread that nothing but waiting locks uses, and is served again.
+// So any number of them can wait with a bounded number of threads, and each gets
+// its lock whatever the others wait for. Linux can't interrupt it over virtio-fs.
 func (t *Thread) setlkw() (int, unix.Errno) {
 	in := overlay[fuse.LkIn](t.in)
+	defer func() {
+		if t.verdict != device.Detach {
+			t.fs.locks.end(t.hdr.Unique)
+		}
+	}()
 	n, f, e := t.lockFile(in)
 	if e != 0 {
 		return 0, e
 	}
 	defer f.drop()
-	unique := t.hdr.Unique
-	t.fs.locks.begin(unique)
-	defer t.fs.locks.end(unique)
-	for delay := lockPollMin; ; delay = min(2*delay, lockPollMax) {
-		e := t.tryLock(n, f, in)
-		if e != unix.EAGAIN && e != unix.EACCES && e != unix.EINTR {
-			return 0, e
-		}
-		if !t.mayBlock {
-			t.verdict = device.Detach
-			return 0, 0
-		}
-		v, e := t.fs.locks.wait(t.queue, unique, delay)
-		if v == device.Requeue || e != 0 {
-			t.verdict = v
-			return 0, e
-		}
+	e = t.tryLock(n, f, in)
+	if e != unix.EAGAIN && e != unix.EACCES && e != unix.EINTR {
+		return 0, e
 	}
+	t.verdict, e = t.fs.locks.wait(t.queue, t.hdr.Unique)
+	return 0, e
 }
 
 // lockFile returns the file that a lock request is about, if that kind of lock

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,4 +74,42 @@ func (g *guest) flush(node, fh, owner uint64) {
 	g.t.Helper()
 	_, e := g.call(opFlush, node, le(fh, uint64(0), owner))
 	g.must("FLUSH", e)
+}
+
+// A waiting lock ends when FUSE_INTERRUPT names it, and changes nothing.
+func TestInterruptEndsAWaitingLock(t *testing.T) {
+	g := newGuest(t, Options{PosixLock: true})
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	g.must("SETLK", g.setlk(node, fh, 1, unix.F_WRLCK))
+	other, err := g.fs.newThread()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan unix.Errno)
+	go func() {
+		waiting := func() (unique uint64) {
+			g.fs.locks.mu.Lock()
+			defer g.fs.locks.mu.Unlock()
+			for unique = range g.fs.locks.waiting {
+			}
+			return unique
+		}
+		unique := waiting()
+		for ; unique == 0; unique = waiting() {
+			time.Sleep(time.Millisecond)
+		}
+		other.in = append(make([]byte, inHeaderLen), le(unique)...)
+		_, e := other.interrupt()
+		done <- e
+	}()
+	_, e := g.call(opSetlkw, node, le(fh, uint64(2), uint64(0), uint64(9), uint32(unix.F_WRLCK), uint32(0), uint32(0), uint32(0)))
+	if e != unix.EINTR {
+		t.Errorf("the waiting lock ended with %v", e)
+	}
+	g.must("INTERRUPT", <-done)
+	if len(g.fs.locks.waiting) != 0 {
+		t.Error("the request still counts as waiting")
+	}
+	g.must("unlock", g.setlk(node, fh, 1, unix.F_UNLCK))
+	g.must("lock by the other", g.setlk(node, fh, 3, unix.F_WRLCK))
 }

@@ -68,8 +68,8 @@ func (t *Thread) setupmapping() (int, unix.Errno) {
 		}
 		// A pause of the guest, which is not to see any of it: the queue is
 		// about to stop, and the request is served again when it goes on.
-		if v, _ := t.fs.locks.wait(t.queue, t.hdr.Unique, delay); v == device.Requeue {
-			t.verdict = v
+		if !t.fs.locks.pause(t.queue, delay) {
+			t.verdict = device.Requeue
 			return 0, 0
 		}
 	}

@@ -162,6 +162,10 @@ func (f *FS) Interrupt(q int) { f.locks.interrupt(q) }
 // Resume implements device.Interrupter.
 func (f *FS) Resume(q int) { f.locks.resume(q) }
 
+// Yield implements device.Yielder: requests that wait for locks look again, and
+// let others have their threads.
+func (f *FS) Yield() { f.locks.wake() }
+
 const (
 	// argsMax is the most that a request other than WRITE may hold: the
 	// largest extended attribute, its name, and the header.

@@ -62,7 +62,7 @@ func TestBadInputIsCountedAndLoggedAtABoundedRate(t *testing.T) {
 		g.request(getattr+1, 3, 8, 1)
 		g.chain(g.q.DescGPA, 10, []frontend.Desc{g.in(), g.out()})
 		g.submitSplit(10)
-		if !g.completedSplit(5*time.Second) {
+		if !g.completedSplit(5 * time.Second) {
 			t.Fatal("a broken request does not come back")
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,34 +217,66 @@ func TestLengthThatLies(t *testing.T) {
 	}
 }
 
-// TestWaitingLockHoldsUpNothing waits for a lock on every slot of the ring but a few.
+// TestWaitingLockHoldsUpNothing has more requests wait for a lock than the daemon has threads for that: they hold up
+// neither other requests nor those that wait for another lock.
 func TestWaitingLockHoldsUpNothing(t *testing.T) {
 	if daemontest.Foreign() {
 		t.Skip("this daemon forwards no locks")
 	}
-	c := daemontest.Mount(t, daemontest.Start(t, t.TempDir(), "--flock", "--thread-pool-size=2"), frontend.Options{}, fuseclient.Options{Timeout: 10 * time.Second})
+	for _, pool := range []string{"2", "0"} {
+		t.Run("thread-pool-size="+pool, func(t *testing.T) { waitingLocks(t, pool) })
+	}
+}
+
+func waitingLocks(t *testing.T, pool string) {
+	c := daemontest.Mount(t, daemontest.Start(t, t.TempDir(), "--flock", "--thread-pool-size="+pool),
+		frontend.Options{QueueSize: 1024}, fuseclient.Options{Timeout: 20 * time.Second, MaxData: 4096})
 	if c.Flags&fuse.CAP_FLOCK_LOCKS == 0 {
 		t.Fatal("the daemon forwards no flock")
 	}
-	f, err := c.Create(root, 1, "f", unix.O_RDWR, 0o600, 0, 0, c.Extensions(nil, nil))
-	must(t, err)
-	exclusive := fuse.FileLock{End: 1<<63 - 1, Typ: unix.F_WRLCK}
-	must(t, c.Setlk(root, f.NodeId, f.Fh, 1, exclusive, fuse.LK_FLOCK, false))
-	const waiters = 60
-	got := make(chan error, waiters)
-	for i := range waiters {
-		o, err := c.Open(root, f.NodeId, unix.O_RDWR, 0, false)
+	lock := func(typ uint32) fuse.FileLock { return fuse.FileLock{End: 1<<63 - 1, Typ: typ} }
+	var owner atomic.Uint64
+	// locked makes a file and locks it.
+	locked := func(name string) (file fuse.CreateOut, unlock func()) {
+		f, err := c.Create(root, 1, name, unix.O_RDWR, 0o600, 0, 0, c.Extensions(nil, nil))
 		must(t, err)
-		go func() {
-			err := c.Setlk(root, f.NodeId, o.Fh, uint64(2+i), exclusive, fuse.LK_FLOCK, true)
-			if err == nil {
-				unlock := exclusive
-				unlock.Typ = unix.F_UNLCK
-				err = c.Setlk(root, f.NodeId, o.Fh, uint64(2+i), unlock, fuse.LK_FLOCK, false)
-			}
-			got <- err
-		}()
+		mine := owner.Add(1)
+		must(t, c.Setlk(root, f.NodeId, f.Fh, mine, lock(unix.F_WRLCK), fuse.LK_FLOCK, false))
+		return f, func() { must(t, c.Setlk(root, f.NodeId, f.Fh, mine, lock(unix.F_UNLCK), fuse.LK_FLOCK, false)) }
 	}
+	// wait has n requests wait for the lock of a file, and give it back as soon as they have it.
+	wait := func(node uint64, n int) (got chan error) {
+		got = make(chan error, n)
+		for range n {
+			o, err := c.Open(root, node, unix.O_RDWR, 0, false)
+			must(t, err)
+			go func() {
+				mine := owner.Add(1)
+				err := c.Setlk(root, node, o.Fh, mine, lock(unix.F_WRLCK), fuse.LK_FLOCK, true)
+				if err == nil {
+					err = c.Setlk(root, node, o.Fh, mine, lock(unix.F_UNLCK), fuse.LK_FLOCK, false)
+				}
+				got <- err
+			}()
+		}
+		return got
+	}
+	all := func(what string, got chan error) {
+		t.Helper()
+		for range cap(got) {
+			select {
+			case err := <-got:
+				if err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s never get their lock", what)
+			}
+		}
+	}
+	f, unlockF := locked("f")
+	const waiters, others = 300, 10
+	got := wait(f.NodeId, waiters)
 	for c.Frontend().Queue(1).InFlight() < waiters {
 		time.Sleep(time.Millisecond)
 	}
@@ -259,22 +292,18 @@ func TestWaitingLockHoldsUpNothing(t *testing.T) {
 	if d := time.Since(start); d > 5*time.Second {
 		t.Errorf("200 requests took %v beside waiting locks", d)
 	}
+	g, unlockG := locked("g")
+	gotOther := wait(g.NodeId, others)
+	for c.Frontend().Queue(1).InFlight() < waiters+others {
+		time.Sleep(time.Millisecond)
+	}
+	unlockG()
+	all("those that wait for the other lock", gotOther)
 	// A pause in between loses none of the waiters.
 	must(t, c.Frontend().Stop())
 	must(t, c.Frontend().Start())
-	unlock := exclusive
-	unlock.Typ = unix.F_UNLCK
-	must(t, c.Setlk(root, f.NodeId, f.Fh, 1, unlock, fuse.LK_FLOCK, false))
-	for range waiters {
-		select {
-		case err := <-got:
-			if err != nil {
-				t.Errorf("a waiter: %v", err)
-			}
-		case <-time.After(10 * time.Second):
-			t.Fatal("a waiter never got the lock")
-		}
-	}
+	unlockF()
+	all("the waiters", got)
 }
 
 func TestFastPathDoesNotAllocate(t *testing.T) {
