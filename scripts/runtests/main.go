@@ -58,12 +58,8 @@ func run(ctx context.Context, only string, fuzzTime time.Duration) (bool, error)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
-		fmt.Printf("\n=== %s (%s so far)\n", s.name, time.Since(begin).Round(time.Second))
-		results, err := s.run(ctx)
-		if err != nil {
-			return false, err
-		}
-		total.add(results)
+		fmt.Printf("\n=== %s (%s so far, %s)\n", s.name, time.Since(begin).Round(time.Second), room())
+		total.add(s.run(ctx))
 	}
 	total.print(time.Since(begin))
 	return total.failed == 0, nil
@@ -78,6 +74,18 @@ func contains(list, name string) bool {
 	return false
 }
 
+// room says how much space the tests have for their files, for whoever looks for the cause of a failure.
+func room() string {
+	var said []string
+	for _, dir := range []string{resultDirectory, os.TempDir()} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil {
+			said = append(said, fmt.Sprintf("%d MiB free in %s", st.Bavail*uint64(st.Bsize)>>20, dir))
+		}
+	}
+	return strings.Join(said, ", ")
+}
+
 // stage is a group of steps, of which some may run at the same time.
 type stage struct {
 	name   string
@@ -85,20 +93,25 @@ type stage struct {
 	atOnce int
 }
 
-func (s stage) run(ctx context.Context) (results, error) {
+// run runs every step. One that could not be run, or whose results could not be read, is a failure.
+func (s stage) run(ctx context.Context) results {
 	each := make([]results, len(s.steps))
 	group := errgroup.Group{}
 	group.SetLimit(max(1, s.atOnce))
 	for i, step := range s.steps {
-		group.Go(func() (err error) {
-			each[i], err = step.run(ctx)
-			return err
+		group.Go(func() error {
+			var err error
+			if each[i], err = step.run(ctx); err != nil {
+				each[i].failed++
+				each[i].failures = append(each[i].failures, fmt.Sprintf("%s: %v (%s)", s.name, err, room()))
+			}
+			return nil
 		})
 	}
-	err := group.Wait()
+	_ = group.Wait()
 	var total results
 	for _, r := range each {
 		total.add(r)
 	}
-	return total, err
+	return total
 }
