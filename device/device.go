@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
@@ -100,7 +101,9 @@ type Device struct {
 	pool     crew
 	detached crew
 	// inline says that readers serve requests that may block.
-	inline  bool
+	inline bool
+	// hiprio is the life of that ring, or the last one.
+	hiprio  atomic.Pointer[run]
 	running int  // rings that are started
 	enabled bool // RingsEnabled was told
 	config  []byte

@@ -44,7 +44,8 @@ func (u *run) readWith(th Thread) {
 		if led {
 			sane, err = u.lead(th, &r)
 		}
-		if sane && err == nil {
+		// A rest may have taken the call that told of the stop.
+		if sane && err == nil && !u.stopping.Load() {
 			stay, err = u.await(led)
 		}
 	}
@@ -104,13 +105,10 @@ func (u *run) look(th Thread, r **request) (idle, sane bool, err error) {
 	if u.stopping.Load() {
 		return true, true, nil
 	}
-	if u.ring.index == hiprio && u.recess.due(served, time.Now()) {
-		if err := u.w.pause(recessLength); err != nil {
-			return false, true, err
+	if u.ring.index == hiprio {
+		if d := u.recess.due(served, time.Now()); d > 0 {
+			return false, true, u.rest(d)
 		}
-		u.recess.over(time.Now())
-		u.ring.stats.Wakeups.Add(1)
-		return false, true, nil
 	}
 	return !u.q.EnableNotify(), true, nil
 }

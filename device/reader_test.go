@@ -181,3 +181,74 @@ func TestNoKickIsLostBetweenReaders(t *testing.T) {
 		})
 	}
 }
+
+// FORGETs that follow requests of another queue are served by that queue's
+// reader, all of them, and the driver gets them back.
+func TestReadersOfOtherQueuesServeHiprio(t *testing.T) {
+	m, _ := newEchoMachine(t, device.Options{})
+	hiprio, q := m.queues[0], m.queues[1]
+	hiprio.start()
+	q.start()
+	const rounds = 20000
+	out, wakeups := 0, m.dev.QueueStats(0).Wakeups.Load()
+	reap := func() {
+		for {
+			if _, ok := hiprio.pollQuiet(); !ok {
+				return
+			}
+			out--
+		}
+	}
+	for i := range rounds {
+		q.submit(0, "fast")
+		q.doKick()
+		for out == slots {
+			reap()
+		}
+		hiprio.submit(i%slots, "forget")
+		hiprio.doKick()
+		out++
+		q.next()
+		reap()
+	}
+	for end := time.Now().Add(long); out > 0; reap() {
+		if time.Now().After(end) {
+			t.Fatalf("%d never came back", out)
+		}
+	}
+	if n := m.dev.QueueStats(0).Requests.Load(); n != rounds {
+		t.Errorf("%d of %d were served", n, rounds)
+	}
+	n := m.dev.QueueStats(0).Wakeups.Load() - wakeups
+	t.Logf("%d wake-ups", n)
+	if n > rounds/4 {
+		t.Errorf("%d wake-ups for %d requests", n, rounds)
+	}
+}
+
+// Either ring is stopped and started while the reader of one serves the other.
+func TestStopOfAVisitedRing(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{Workers: 2})
+	close(e.release)
+	hiprio, q := m.queues[0], m.queues[1]
+	hiprio.start()
+	q.start()
+	for i := range 300 {
+		for j := range 10 {
+			q.submit(0, "fast")
+			q.doKick()
+			hiprio.submit(j, []string{"forget", "panic", "block"}[i%3])
+			hiprio.doKick()
+			if j < 9 {
+				q.next()
+			}
+		}
+		stopped := m.queues[i/3%2]
+		stopped.stop()
+		stopped.start()
+		q.next()
+		for range 10 {
+			hiprio.next()
+		}
+	}
+}

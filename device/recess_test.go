@@ -12,22 +12,30 @@ func TestRecessIsForRequestsInQuickSuccession(t *testing.T) {
 		what   string
 		later  time.Duration
 		served int
+		visits int
 		over   bool // a recess has just ended
-		due    bool
+		due    time.Duration
 	}{
-		{"the first request", 0, 1, false, false},
-		{"another much later", time.Second, 1, false, false},
-		{"the next at once", recessBelow / 2, 1, false, true},
-		{"some after the recess", recessLength, 10, true, true},
-		{"many after the recess", recessLength, recessMost, true, false},
-		{"the next at once", recessBelow / 2, 1, false, true},
-		{"none after the recess", recessLength, 0, true, false},
-		{"one a while later", recessLength, 1, false, false},
+		{"the first request", 0, 1, 0, false, 0},
+		{"another much later", time.Second, 1, 0, false, 0},
+		{"the next at once", recessBelow / 2, 1, 0, false, recessFirst},
+		{"some after the recess", recessFirst, 10, 0, true, recessFirst},
+		{"many after the recess", recessFirst, recessWorth, 0, true, 0},
+		{"the next at once", recessBelow / 2, 1, 0, false, recessFirst},
+		{"none after the recess", recessFirst, 0, 0, true, 0},
+		{"one a while later", recessFirst, 1, 0, false, 0},
+		{"the next at once", recessBelow / 2, 1, 0, false, recessFirst},
+		{"others have served some", recessFirst, 0, 10, true, 2 * recessFirst},
+		{"others have served many", 2 * recessFirst, 1, 100, true, 4 * recessFirst},
+		{"once more", 4 * recessFirst, 1, 1, true, recessMost},
+		{"and again", recessMost, 1, 1, true, recessMost},
+		{"nobody has served any", recessMost, 0, 0, true, 0},
 	} {
 		now = now.Add(step.later)
 		if step.over {
 			r.over(now)
 		}
+		r.visits = step.visits
 		if got := r.due(step.served, now); got != step.due {
 			t.Errorf("%s: %v", step.what, got)
 		}

@@ -89,6 +89,9 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 	if i, ok := r.dev.opts.Server.(Interrupter); ok {
 		i.Resume(r.index)
 	}
+	if r.index == hiprio {
+		r.dev.hiprio.Store(u)
+	}
 	go u.read()
 	return nil
 }

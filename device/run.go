@@ -20,6 +20,7 @@ type run struct {
 
 	enabled  atomic.Bool
 	stopping atomic.Bool
+	resting  atomic.Bool   // the reader rests: others may visit
 	givenUp  atomic.Bool   // the ring is not looked at any more
 	ended    chan struct{} // closed when the last reader has ended
 
@@ -28,6 +29,10 @@ type run struct {
 	// serving is the head of the chain that the reader serves, plus one.
 	serving atomic.Uint32
 	recess  recess
+	// visitor is the request that visitors use, who have left as many as
+	// unpublished completed.
+	visitor     *request
+	unpublished int
 	// held is a request that may block, linked, which the reader serves itself
 	// if there is nothing else to do.
 	held *request
@@ -73,6 +78,11 @@ func (u *run) serveAvailable(th Thread, r **request) (served int, sane bool, err
 			u.ring.stats.Requests.Add(uint64(n))
 			u.ring.stats.Batches.Add(1)
 			u.publish()
+			if sane && u.ring.index != hiprio {
+				if h := u.dev.hiprio.Load(); h != nil {
+					sane = h.visit(th)
+				}
+			}
 		}
 		if more || !sane || err != nil {
 			u.handOver()

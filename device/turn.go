@@ -31,6 +31,11 @@ func (t *turn) take() bool {
 	}
 }
 
+// takeFree takes the turn if nobody has it, and does not care if somebody has.
+func (t *turn) takeFree() bool {
+	return t.state.Load() == turnFree && t.state.CompareAndSwap(turnFree, turnTaken)
+}
+
 // leave gives the turn up, unless somebody has sought it: then it stays with the
 // caller, who has to look at the ring again.
 func (t *turn) leave() bool {
