@@ -146,6 +146,13 @@ func (t *Thread) setattr() (int, unix.Errno) {
 	defer n.drop()
 	if in.Valid&^(fuse.FATTR_FH|fuse.FATTR_LOCKOWNER) == 0 {
 		t.announcePriv(n)
+		size, e := t.attrReply(n)
+		if e == 0 {
+			// What comes next changes the mode, and has no attributes in its reply.
+			out := overlay[fuse.AttrOut](t.payload())
+			out.AttrValid, out.AttrValidNsec = 0, 0
+		}
+		return size, e
 	}
 	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {

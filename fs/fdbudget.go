@@ -15,8 +15,11 @@ type fdBudget struct {
 	limit int64 // 0: none
 	pins  int64 // inodes' share of limit while handles work
 	count atomic.Int64
-	// parked counts the inodes that have no descriptor.
+	// parked counts the inodes that have no descriptor, and a sweep.
 	parked atomic.Int64
+	// blind counts the removals that have not looked for their victim: no
+	// sweep may take its descriptor.
+	blind atomic.Int64
 
 	mu   sync.Mutex // held over one sweep
 	hand uint32     // where the next sweep starts, guarded by mu
@@ -52,6 +55,13 @@ func (b *fdBudget) sweep() {
 		return
 	}
 	defer b.mu.Unlock()
+	// Removals that begin from here on look for their victim.
+	b.parked.Add(1)
+	defer b.parked.Add(-1)
+	if b.blind.Load() > 0 {
+		// They end soon, and no others begin while the budget is short.
+		return
+	}
 	closed, seen := 0, 0
 	limit := 4 * b.fs.inodes.byID.len()
 	for round := 0; round < 2 && closed < sweepGoal && seen < limit; round++ {

@@ -183,7 +183,7 @@ func (n *inode) unpin() bool {
 		n.fs.budget.parked.Add(-1)
 		return false
 	}
-	// From here on a removal by the guest opens one of its own, see victim.
+	// From here on a removal by the guest opens one of its own, see beginRemoval.
 	var st unix.Statx_t
 	if e := sysStatx(stateFD(s), emptyPath, unix.AT_EMPTY_PATH, unix.STATX_NLINK, &st); e != 0 || st.Nlink == 0 {
 		n.unlinked.Store(e == 0)

@@ -160,9 +160,7 @@ func (t *Thread) remove(flags int) (int, unix.Errno) {
 		return 0, e
 	}
 	defer dir.drop()
-	if n := t.victim(dirfd, name); n != nil {
-		defer n.drop()
-	}
+	defer t.endRemoval(t.beginRemoval(dirfd, name))
 	return 0, sysUnlinkat(dirfd, name, flags)
 }
 
@@ -208,9 +206,7 @@ func (t *Thread) renameTo(newdir uint64, flags uint32, names int) (int, unix.Err
 	}
 	defer to.drop()
 	if flags&(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) == 0 {
-		if n := t.victim(tofd, s[1]); n != nil {
-			defer n.drop()
-		}
+		defer t.endRemoval(t.beginRemoval(tofd, s[1]))
 	}
 	return 0, sysRenameat2(fromfd, s[0], tofd, s[1], flags)
 }

@@ -11,26 +11,44 @@ import (
 // that is about to lose a link gets a descriptor, and [inode.unpin] leaves it one
 // that has no link.
 
-// victim returns the inode of name in dirfd, held for the time of its removal,
-// or nil if there is none that the guest knows. Where no inode is without a
-// descriptor, or soon to be, it does not look. Without room in the budget for
-// another descriptor the removal goes on all the same.
-func (t *Thread) victim(dirfd int, name cstr) *inode {
+// removal is the removal of a name that is under way.
+type removal struct {
+	// victim is the inode of the name, held, if it is one that the guest knows.
+	victim *inode
+	blind  bool // there was no need to look for the victim
+}
+
+// beginRemoval readies the removal of name in dirfd; endRemoval must follow it.
+// Where no inode is without a descriptor, or soon to be, it does not look for the
+// victim, and none loses its descriptor until the removal ends. Without room in
+// the budget for another descriptor the removal goes on all the same.
+func (t *Thread) beginRemoval(dirfd int, name cstr) removal {
 	b := &t.fs.budget
+	b.blind.Add(1)
 	if b.parked.Load() == 0 && (b.limit == 0 || b.count.Load() < b.pins) {
-		return nil
+		return removal{blind: true}
 	}
+	b.blind.Add(-1)
 	if e := sysStatx(dirfd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, &t.st); e != 0 {
-		return nil
+		return removal{}
 	}
 	n := t.fs.inodes.find(keyOf(&t.st), t.st.Btime)
 	if n == nil {
-		return nil
+		return removal{}
 	}
 	if _, e := n.hold(); e != 0 {
-		return nil
+		return removal{}
 	}
-	return n
+	return removal{victim: n}
+}
+
+func (t *Thread) endRemoval(r removal) {
+	if r.blind {
+		t.fs.budget.blind.Add(-1)
+	}
+	if r.victim != nil {
+		r.victim.drop()
+	}
 }
 
 // holdByFile is hold for a request that may name the open file fh, which pins an

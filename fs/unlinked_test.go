@@ -136,6 +136,43 @@ func TestAnInodeKeptByHandleOutlivesItsLastLink(t *testing.T) {
 	}
 }
 
+func TestABudgetThatRunsOutDuringARemovalLeavesTheVictimItsDescriptor(t *testing.T) {
+	g, _ := handlesGuest(t, "")
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	g.call(opRelease, node, le(fh, [2]uint64{}))
+	r := g.thread.beginRemoval(g.fs.rootFD, cstr("f\x00"))
+	if !r.blind {
+		t.Fatal("a removal looks for its victim though all inodes have their descriptors")
+	}
+	if g.park(node) {
+		t.Error("a sweep during the removal took the descriptor")
+	}
+	if e := sysUnlinkat(g.fs.rootFD, cstr("f\x00"), 0); e != 0 {
+		t.Fatal(e)
+	}
+	g.thread.endRemoval(r)
+	if g.park(node) {
+		t.Error("a sweep after the removal took the descriptor")
+	}
+	g.strand(node)
+	_, e := g.getattr(node)
+	g.must("GETATTR", e)
+	// What is left is as it was.
+	other, fh := g.create(rootID, "g", unix.O_RDWR, 0o644)
+	g.call(opRelease, other, le(fh, [2]uint64{}))
+	if !g.park(other) {
+		t.Error("a sweep after all removals takes no descriptor")
+	}
+	if r := g.thread.beginRemoval(g.fs.rootFD, cstr("g\x00")); r.blind || r.victim == nil {
+		t.Errorf("a removal after a sweep: %+v", r)
+	} else {
+		g.thread.endRemoval(r)
+	}
+	if b := &g.fs.budget; b.blind.Load() != 0 || b.parked.Load() != 0 {
+		t.Errorf("%d removals and %d inodes without descriptors are counted", b.blind.Load(), b.parked.Load())
+	}
+}
+
 func TestALinkedInodeGivesItsDescriptorUpAgain(t *testing.T) {
 	g, dir := handlesGuest(t, "")
 	rep, e := g.call(opTmpfile, rootID, le(uint32(unix.O_RDWR), uint32(0o600), uint32(0), uint32(0), "x"))

@@ -50,6 +50,8 @@ type FS interface {
 	// Stat and Lstat are statx(2) with STATX_BASIC_STATS|STATX_BTIME.
 	Stat(path string) (unix.Statx_t, error)
 	Lstat(path string) (unix.Statx_t, error)
+	// Mode is the mode by statx(2) with STATX_MODE alone, which a client may answer from what it remembers.
+	Mode(path string) (uint32, error)
 	Statfs(path string) (unix.Statfs_t, error)
 	// Access is faccessat2(2) with AT_EACCESS.
 	Access(path string, mode uint32) error

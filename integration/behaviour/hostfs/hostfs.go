@@ -163,6 +163,13 @@ func (f *FS) Lstat(path string) (st unix.Statx_t, err error) {
 	return st, err
 }
 
+// Mode implements behaviour.FS.
+func (f *FS) Mode(path string) (uint32, error) {
+	var st unix.Statx_t
+	err := f.as.do(func() error { return unix.Statx(f.dir, path, 0, unix.STATX_MODE, &st) })
+	return uint32(st.Mode), err
+}
+
 // Statfs implements behaviour.FS.
 func (f *FS) Statfs(path string) (st unix.Statfs_t, err error) {
 	err = f.as.do(func() error { return unix.Statfs(f.path(path), &st) })

@@ -17,6 +17,15 @@ func (v *view) Lstat(path string) (s unix.Statx_t, err error) {
 	return s, err
 }
 
+func (v *view) Mode(path string) (mode uint32, err error) {
+	err = v.at(path, true, func(n *node) error {
+		a, err := v.getattr(n.id)
+		mode = a.Mode
+		return err
+	})
+	return mode, err
+}
+
 // statx asks with STATX until that is ENOSYS, then with GETATTR, which has no time of birth.
 func (v *view) statx(id uint64, fh *uint64) (unix.Statx_t, error) {
 	if !v.t.noStatx.Load() {
