@@ -151,14 +151,17 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 	}
 	r := u.held
 	u.held = nil
-	if !u.turn.leave() {
-		u.present()
-		u.route(r, Again)
-		return true, true
+	for !u.turn.leave() {
+		if u.q.EnableNotify() {
+			u.present()
+			u.route(r, Again)
+			return true, true
+		}
 	}
 	r.chain.Rewind()
 	written, v, sane := u.dev.serve(th, r, true)
-	// The driver need not kick for what it does as soon as it has the answer.
+	// The driver need not kick, and so wake the other thread, for what it does as
+	// soon as it has the answer.
 	back = sane && u.turn.take()
 	if back && !u.stopping.Load() {
 		u.q.DisableNotify()

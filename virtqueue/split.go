@@ -164,10 +164,23 @@ func (s *splitRing) storeUsed() {
 }
 
 func (s *splitRing) disableNotify() {
-	if !s.q.eventIdx && s.flags&usedNoNotify == 0 {
+	switch {
+	case s.q.eventIdx:
+		// An index that the driver is at, or has passed, is as good as none.
+		if s.q.driver.Load16(availIdx) == s.lastAvail {
+			s.storeEvent(s.lastAvail - 1)
+		}
+	case s.flags&usedNoNotify == 0:
 		s.flags |= usedNoNotify
 		s.storeUsed()
 	}
+}
+
+// storeEvent asks for a kick when the driver's index goes beyond i.
+func (s *splitRing) storeEvent(i uint16) {
+	at := s.availEvent()
+	s.q.device.Put16(at, i)
+	s.q.markUsed(uint64(at), 2)
 }
 
 func (s *splitRing) enableNotify() {
@@ -176,9 +189,7 @@ func (s *splitRing) enableNotify() {
 		s.storeUsed()
 		return
 	}
-	at := s.availEvent()
-	s.q.device.Put16(at, s.lastAvail)
-	s.q.markUsed(uint64(at), 2)
+	s.storeEvent(s.lastAvail)
 	s.fence.Store(0) // the barrier before looking again
 }
 
