@@ -2,8 +2,8 @@
 // --help lists its options.
 //
 // The guest has two virtio-fs devices, TEST and SCRATCH, each with a daemon of its own on an empty directory of the
-// host. xfstests comes on a read-only disk; what it prints comes back over the guest's agent and what it keeps stays on
-// a tmpfs of the guest, so no result depends on the file system under test.
+// host. xfstests comes on a read-only disk, below a tmpfs; what it prints comes back over the guest's agent and what it
+// keeps stays on a tmpfs of the guest, so no result depends on the file system under test.
 //
 // One run of xfstests' check works on all tests, and its output is followed as it comes. A test that exceeds its time,
 // a guest that dies and a daemon that ends are results too: the stacks of the guest's tasks and of the daemons are kept

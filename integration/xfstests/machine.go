@@ -128,8 +128,10 @@ func prepareScript(dax bool) string {
 		options = "-o dax=always"
 	}
 	return fmt.Sprintf(`set -e
-mkdir -p %[1]s %[2]s /mnt/test /mnt/scratch
-mount -t ext4 -o ro /dev/vdb %[1]s
+mkdir -p %[1]s %[1]s.disk %[1]s.new %[1]s.work %[2]s /mnt/test /mnt/scratch
+# Writable: some tests choose among lists of expected output by a link beside them.
+mount -t ext4 -o ro /dev/vdb %[1]s.disk
+mount -t overlay -o lowerdir=%[1]s.disk,upperdir=%[1]s.new,workdir=%[1]s.work overlay %[1]s
 # su includes these, and the root disk's maker leaves them out.
 for stack in auth account password session; do
     [ -e /etc/pam.d/common-$stack ] || echo "$stack required pam_permit.so" >/etc/pam.d/common-$stack
