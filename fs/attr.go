@@ -53,14 +53,14 @@ func (t *Thread) statx() (int, unix.Errno) {
 	if t.session.has(fuse.CAP_HAS_INODE_DAX) {
 		// The reply has no attribute flags, so the guest would take the inode
 		// for one that may no longer use DAX. It asks with GETATTR from now on.
-		return 0, unix.ENOSYS
+		return 0, never
 	}
 	in := overlay[fuse.StatxIn](t.in)
 	n, e := t.node()
 	if e != 0 {
 		return 0, e
 	}
-	fd, e := n.hold()
+	fd, e := t.holdByFile(n, in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0, in.Fh)
 	if e != 0 {
 		return 0, e
 	}

@@ -11,9 +11,9 @@ type identity struct {
 	uid, gid uint32
 	groups   []uint32 // supplementary groups that the guest named
 	umask    uint32
-	// anyGroup keeps CAP_DAC_OVERRIDE, for a guest that cannot say which of
-	// its groups gives the caller the right to write to the directory.
-	anyGroup bool
+	// keep is the capabilities that the thread keeps as another user than its
+	// own, as bits of the first word.
+	keep uint32
 }
 
 // credentials changes what one locked OS thread may do, and back. The changes
@@ -76,10 +76,10 @@ func (c *credentials) assume(id *identity) unix.Errno {
 		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keepID, uintptr(id.uid), keepID); e != 0 {
 			return e
 		}
-		if id.anyGroup {
+		if id.keep != 0 {
 			// The permitted set outlives a change of the effective uid alone.
 			caps := c.caps
-			caps[0].Effective &= 1 << unix.CAP_DAC_OVERRIDE
+			caps[0].Effective &= id.keep
 			caps[1].Effective = 0
 			return setCaps(&caps)
 		}

@@ -274,7 +274,7 @@ func hostLock(in *fuse.FileLock) (unix.Flock_t, unix.Errno) {
 // getlk serves FUSE_GETLK.
 func (t *Thread) getlk() (int, unix.Errno) {
 	if !t.session.has(fuse.CAP_POSIX_LOCKS) {
-		return 0, unix.ENOSYS
+		return 0, never
 	}
 	in := overlay[fuse.LkIn](t.in)
 	n, f, e := t.openFile(in.Fh)
@@ -354,7 +354,7 @@ func (t *Thread) lockFile(in *fuse.LkIn) (*inode, *file, unix.Errno) {
 		kind = fuse.CAP_FLOCK_LOCKS
 	}
 	if !t.session.has(kind) {
-		return nil, nil, unix.ENOSYS
+		return nil, nil, never
 	}
 	return t.openFile(in.Fh)
 }

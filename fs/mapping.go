@@ -38,7 +38,7 @@ func (f *daxFile) OpenDAX(write bool) (int, error) {
 func (t *Thread) setupmapping() (int, unix.Errno) {
 	in := overlay[setupmappingIn](t.in)
 	if !t.fs.opts.DAX.On() {
-		return 0, unix.ENOSYS
+		return 0, never
 	}
 	n, e := t.node()
 	if e != 0 {
@@ -81,7 +81,7 @@ const removemappingOne = 16
 // 32-bit count, so they are not aligned.
 func (t *Thread) removemapping() (int, unix.Errno) {
 	if !t.fs.opts.DAX.On() {
-		return 0, unix.ENOSYS
+		return 0, never
 	}
 	count := binary.LittleEndian.Uint32(t.in[inHeaderLen:])
 	rest := t.in[inHeaderLen+4:]

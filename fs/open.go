@@ -302,7 +302,11 @@ func (t *Thread) asCaller(umask uint32) {
 	if t.session.has(fuse.CAP_DONT_MASK) {
 		t.id.umask = umask & 0o777
 	}
-	t.id.anyGroup = !t.session.has(fuse.CAP_CREATE_SUPP_GROUP)
+	if !t.session.has(fuse.CAP_CREATE_SUPP_GROUP) {
+		// The guest can't say which of its groups gives the caller the right
+		// to write to the directory.
+		t.id.keep = 1 << unix.CAP_DAC_OVERRIDE
+	}
 	if t.id.uid == invalidUID {
 		t.id.uid = t.cred.uid
 	}

@@ -371,8 +371,19 @@ func (t *Thread) call(op *operation) (n int, e unix.Errno) {
 			n, e = 0, unix.EIO
 		}
 	}()
-	return op.run(t)
+	n, e = op.run(t)
+	switch e {
+	case never:
+		e = unix.ENOSYS
+	case unix.ENOSYS:
+		// The host's, which may be about one file system or one call.
+		e = unix.EOPNOTSUPP
+	}
+	return n, e
 }
+
+// never is what a handler answers to have the guest not ask again: ENOSYS there.
+const never = unix.Errno(1 << 16)
 
 // payload is where a reply built in memory goes.
 func (t *Thread) payload() []byte { return t.reply[outHeaderLen:] }

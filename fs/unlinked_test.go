@@ -254,3 +254,27 @@ func TestTimesOfAnInodeRemovedOnTheHost(t *testing.T) {
 		})
 	}
 }
+
+func TestStatxOfAnOpenFileRemovedOnTheHost(t *testing.T) {
+	g, dir := handlesGuest(t, "tmpfs")
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	g.call(opRelease, node, le(fh, [2]uint64{}))
+	if !g.park(node) {
+		t.Fatal("the inode kept its descriptor")
+	}
+	fh, e := g.open(node, unix.O_RDWR)
+	g.must("OPEN", e)
+	if err := os.Remove(filepath.Join(dir, "f")); err != nil {
+		t.Fatal(err)
+	}
+	g.strand(node)
+	if _, e := g.call(opStatx, node, le(uint32(0), uint32(0), fh, uint32(0), uint32(unix.STATX_BTIME))); e != unix.ESTALE {
+		t.Errorf("STATX without the handle: %v", e)
+	}
+	rep, e := g.call(opStatx, node, le(uint32(fuse.FUSE_GETATTR_FH), uint32(0), fh, uint32(0), uint32(unix.STATX_BTIME)))
+	g.must("STATX by the handle", e)
+	s := overlay[fuse.StatxOut](aligned(rep))
+	if s.Nlink != 0 || s.Ino != g.fs.inodes.get(node).key.ino || s.Mask&unix.STATX_BTIME == 0 || s.Btime.Sec == 0 {
+		t.Errorf("STATX: %+v", s)
+	}
+}

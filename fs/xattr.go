@@ -16,7 +16,7 @@ const (
 // follows it.
 func (t *Thread) xattrName(from int) (cstr, []byte, unix.Errno) {
 	if !t.fs.opts.Xattr {
-		return nil, nil, unix.ENOSYS
+		return nil, nil, never
 	}
 	s, rest, e := t.names(from, 1)
 	if e != 0 {
@@ -108,7 +108,7 @@ func (t *Thread) getxattr() (int, unix.Errno) {
 // listxattr serves FUSE_LISTXATTR.
 func (t *Thread) listxattr() (int, unix.Errno) {
 	if !t.fs.opts.Xattr {
-		return 0, unix.ENOSYS
+		return 0, never
 	}
 	in := overlay[fuse.GetXAttrIn](t.in)
 	n, e := t.node()

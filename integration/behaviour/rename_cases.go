@@ -238,6 +238,15 @@ var renameCases = []testCase{
 		t.fails(t.Rename("a", "a/b", unix.RENAME_EXCHANGE), "with one below", unix.EINVAL)
 		t.fails(t.Rename("a/b", "a", unix.RENAME_EXCHANGE), "with one above", unix.EINVAL)
 	}},
+	{"WHITEOUT leaves what is the caller's", []Capability{RenameWhiteout, Callers}, func(t *T) {
+		t.dir("d")
+		t.own("d", 1, 2000, 0o770)
+		fs := t.user(1000, 2000)
+		t.ok(closed(fs.Open("d/a", unix.O_CREAT|unix.O_WRONLY, 0o600)), "create")
+		t.ok(fs.Rename("d/a", "d/b", unix.RENAME_WHITEOUT), "rename")
+		t.owned("d/a", 1000, 1000)
+		t.owned("d/b", 1000, 1000)
+	}},
 	{"WHITEOUT leaves a character device 0,0", []Capability{RenameWhiteout, Callers}, func(t *T) {
 		t.file("a", []byte("x"))
 		t.ok(t.Rename("a", "b", unix.RENAME_WHITEOUT), "rename")

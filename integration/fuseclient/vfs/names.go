@@ -215,7 +215,11 @@ func (v *view) rename(oldpath, newpath string, flags uint) ([]moved, error) {
 	if exists && old.id == victim.id {
 		return nil, nil
 	}
-	err = v.t.c.Rename(v.caller(), from.top().id, oldLast.name, to.top().id, newLast.name, uint32(flags))
+	caller := v.caller()
+	if flags&unix.RENAME_WHITEOUT != 0 {
+		caller = v.creator()
+	}
+	err = v.t.c.Rename(caller, from.top().id, oldLast.name, to.top().id, newLast.name, uint32(flags))
 	if err != nil {
 		return nil, err
 	}
