@@ -481,7 +481,8 @@ func TestUsedRingIsLogged(t *testing.T) {
 		log, dirty := m.dirtyLog()
 		m.mem.SetLog(log)
 		log.Close()
-		d, q := m.driver(256, features), m.queue(m.config(256, features))
+		const size = 1024 // its parts have several pages
+		d, q := m.driver(size, features), m.queue(m.config(size, features))
 		var c Chain
 		step := func() {
 			d.add(in(dataAt, 8))
@@ -495,15 +496,22 @@ func TestUsedRingIsLogged(t *testing.T) {
 			t.Fatalf("pages %v are marked though the ring's log is off", n)
 		}
 		q.SetLog(true, guestBase+deviceAt)
-		for range 255 {
+		for range size {
 			step()
 		}
 		q.EnableNotify()
-		want := []uint64{(guestBase + deviceAt) / 4096}
+		var want []uint64
+		pages := func(at, n uint64) {
+			for page := at / 4096; page <= (at+n-1)/4096; page++ {
+				want = append(want, page)
+			}
+		}
 		if features&FeatureRingPacked != 0 {
-			// The used elements lie where the descriptors do, and the
-			// last of them in the first slot.
-			want = []uint64{(guestBase + descAt) / 4096, (guestBase + deviceAt) / 4096}
+			// The used elements lie where the descriptors do.
+			pages(guestBase+descAt, 16*size)
+			pages(guestBase+deviceAt, 4)
+		} else {
+			pages(guestBase+deviceAt, 4+8*size)
 		}
 		if n := dirty(); fmt.Sprint(n) != fmt.Sprint(want) {
 			t.Fatalf("pages %#x are marked, want %#x", n, want)

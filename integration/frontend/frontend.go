@@ -40,6 +40,8 @@ type Options struct {
 	// KickOnStart signals every queue when the device has started. The specification lets a back-end wait for it; a daemon
 	// that a guest can rely on does not.
 	KickOnStart bool
+	// NoKick gives the back-end no descriptor to be kicked by: it has to poll the rings.
+	NoKick bool
 	// Regions default to PCRegions(512 MiB).
 	Regions []Region
 	// CommitDelay is the time between the reply to SHMEM_MAP and the mapping, longer than QEMU's to be seen.

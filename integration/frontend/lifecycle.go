@@ -118,7 +118,11 @@ func (f *Frontend) startQueue(q *Queue) error {
 	if err := f.sendVringAddr(q); err != nil {
 		return err
 	}
-	if err := f.send(SetVringKick, u64s(uint64(i)), q.kick); err != nil {
+	if f.opts.NoKick {
+		if err := f.send(SetVringKick, u64s(uint64(i)|VringNoFD)); err != nil {
+			return err
+		}
+	} else if err := f.send(SetVringKick, u64s(uint64(i)), q.kick); err != nil {
 		return err
 	}
 	return f.send(SetVringCall, u64s(uint64(i)), q.call)
