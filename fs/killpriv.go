@@ -30,6 +30,10 @@ const privBits = unix.S_ISUID | unix.S_ISGID | unix.S_IXGRP
 
 const setidBits = unix.S_ISUID | unix.S_ISGID
 
+// protoMinorLooks is the protocol of Linux 6.1, the first that looks before
+// FALLOCATE.
+const protoMinorLooks = 37
+
 // tellMode notes the mode that the guest is about to be told.
 func (n *inode) tellMode(mode uint16) {
 	if bits := uint32(mode) & privBits; n.told.Load() != bits {
@@ -82,8 +86,7 @@ func (t *Thread) killPrivUnsaid(n *inode) bool {
 	if t.hdr.Uid == 0 || !t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
 		return false
 	}
-	if t.hdr.Uid == invalidUID && n.announced.Load() != t.hdr.Pid+1 {
-		// A guest that keeps the caller to itself is one that looks.
+	if t.session.minor >= protoMinorLooks && n.announced.Load() != t.hdr.Pid+1 {
 		saved := t.st
 		nothing := !t.setid(n) || t.looked(n)
 		t.st = saved

@@ -39,7 +39,8 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 		uid, gid  uint32
 		change    func(g *guest, node, fh uint64) unix.Errno
 		cache     CachePolicy
-		guestOwn  bool // the guest takes the bits
+		guestOwn  bool   // the guest takes the bits
+		minor     uint32 // of the guest's protocol, if it is not ours
 		want      uint32
 	}{
 		{name: "not announced", told: 0o6777, is: 0o6777, uid: nobody, change: fallocate, want: 0o6777},
@@ -50,9 +51,13 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 		{name: "setgid without execution that the guest does not know of", told: 0o666, is: 0o2666, uid: nobody, change: fallocate, want: 0o666},
 		{name: "group execution that the guest does not know of", told: 0o2666, is: 0o2676, uid: nobody, change: fallocate, want: 0o676},
 		{name: "root, who says so", told: 0o777, is: 0o6777, change: fallocate, want: 0o6777},
-		{name: "a user, who says so", told: 0o6777, is: 0o6777, uid: 7, gid: 7, change: fallocate, want: 0o777},
-		{name: "a user of the group, who says so", told: 0o2666, is: 0o2666, uid: 7, gid: 2000, change: fallocate, want: 0o2666},
-		{name: "a user not of the group", told: 0o2666, is: 0o2666, uid: 7, gid: 7, change: fallocate, want: 0o666},
+		{name: "a user, announced", told: 0o6777, is: 0o6777, announced: 1, uid: 7, gid: 7, change: fallocate, want: 0o777},
+		{name: "a user of the group", told: 0o2666, is: 0o2666, uid: 7, gid: 7, change: fallocate, want: 0o2666},
+		{name: "a user not of the group, announced", told: 0o2666, is: 0o2666, announced: 1, uid: 7, gid: 7, change: fallocate, want: 0o666},
+		{name: "an old guest's root", minor: 36, told: 0o6777, is: 0o6777, change: fallocate, want: 0o6777},
+		{name: "an old guest's user", minor: 36, told: 0o6777, is: 0o6777, uid: 7, gid: 7, change: fallocate, want: 0o777},
+		{name: "an old guest's user of the group", minor: 36, told: 0o2666, is: 0o2666, uid: 7, gid: 2000, change: fallocate, want: 0o2666},
+		{name: "an old guest's user not of the group", minor: 36, told: 0o2666, is: 0o2666, uid: 7, gid: 7, change: fallocate, want: 0o666},
 		{name: "a write as root", told: 0o777, is: 0o6777, uid: nobody, change: write(0), want: 0o6777},
 		{name: "a write as a user", told: 0o777, is: 0o6777, uid: nobody, change: write(writeKillSuidgid), want: 0o777},
 		{name: "a write that the guest has let pass", told: 0o2666, is: 0o2666, uid: nobody, change: write(writeKillSuidgid), want: 0o2666},
@@ -71,6 +76,9 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 				opts.KillprivV2 = Off
 			}
 			g := newGuest(t, opts)
+			if c.minor != 0 {
+				g.fs.session.Load().minor = c.minor
+			}
 			node, fh := g.create(rootID, "f", unix.O_RDWR, 0o666)
 			chmod := func(mode uint32) {
 				if err := unix.Chown(path, 1000, 2000); err != nil {

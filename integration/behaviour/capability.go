@@ -14,7 +14,7 @@ const (
 	// WriteCaller: a write knows the caller's groups, by which a set-group-ID bit without group execution stays or goes.
 	// FUSE's WRITE does not, nor does Linux look before it writes to a file that the daemon wants no cache for.
 	WriteCaller Capability = "write-caller"
-	// SetattrCaller: so do truncation and chown. Linux's FUSE client does not say who asks for them once
+	// SetattrCaller: so do truncation and chown. Linux's FUSE client says no groups, and no ids either once
 	// FUSE_ALLOW_IDMAP is agreed on.
 	SetattrCaller Capability = "setattr-caller"
 	// DeviceNodes: mknod makes character and block devices.

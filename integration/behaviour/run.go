@@ -15,6 +15,8 @@ type Options struct {
 	Scale int
 	// Require lists capabilities whose absence fails the cases that need them.
 	Require []Capability
+	// Groups, if not empty, are the only groups of cases that are run.
+	Groups []string
 }
 
 // OptionsFromEnv reads BEHAVIOUR_SCALE and BEHAVIOUR_REQUIRE, names separated by commas.
@@ -88,6 +90,9 @@ func Run(t *testing.T, fs FS, o Options) {
 	ran, skipped := 0, map[Capability]int{}
 	number := 0
 	for _, g := range groups() {
+		if len(o.Groups) > 0 && !slices.Contains(o.Groups, g.name) {
+			continue
+		}
 		t.Run(g.name, func(t *testing.T) {
 			for _, c := range g.cases {
 				number++

@@ -67,11 +67,20 @@ func TestKernelBehaviour(t *testing.T) {
 	for _, mode := range []struct {
 		name   string
 		daemon []string
+		groups []string
+		needs  []behaviour.Capability
 	}{
-		{"cache-auto", []string{"--xattr"}},
-		{"cache-never", []string{"--xattr", "--cache=never"}},
-		{"writeback", []string{"--xattr", "--cache=always", "--writeback"}},
-		{"acl", []string{"--xattr", "--posix-acl"}},
+		{"cache-auto", []string{"--xattr"}, nil, nil},
+		{"cache-never", []string{"--xattr", "--cache=never"}, nil, nil},
+		{"writeback", []string{"--xattr", "--cache=always", "--writeback"}, nil, nil},
+		{"acl", []string{"--xattr", "--posix-acl"}, nil, []behaviour.Capability{behaviour.ACL}},
+		// What goes by an option of its own.
+		{"locks", []string{"--posix-lock", "--flock"}, []string{"lock"}, nil},
+		{"cache-never-mmap", []string{"--cache=never", "--allow-mmap"}, []string{"mmap", "readwrite"}, []behaviour.Capability{behaviour.Mmap}},
+		{"cache-metadata", []string{"--cache=metadata"}, []string{"readwrite", "truncate", "fallocate", "rename", "unlinked"}, nil},
+		{"no-readdirplus", []string{"--no-readdirplus"}, []string{"readdir", "lookup"}, nil},
+		{"direct-io", []string{"--allow-direct-io", "--preserve-noatime"}, []string{"open", "readwrite", "time"}, []behaviour.Capability{behaviour.DirectIO}},
+		{"no-handles", []string{"--inode-file-handles=never"}, []string{"unlinked", "rename", "link"}, nil},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			b, _ := mount(t, fusebridge.Options{}, mode.daemon...)
@@ -80,6 +89,7 @@ func TestKernelBehaviour(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer fs.Close()
+			o.Groups, o.Require = mode.groups, append(o.Require, mode.needs...)
 			behaviour.Run(t, fs, o)
 		})
 	}

@@ -143,8 +143,8 @@ func (v *view) Lacks(c behaviour.Capability) string {
 	case behaviour.CollapseRange, behaviour.InsertRange, behaviour.UnshareRange:
 		return "Linux's FUSE refuses this mode"
 	case behaviour.SetattrCaller:
-		if flags&fuse.CAP_ALLOW_IDMAP != 0 && v.killprivV2() {
-			return "Linux's FUSE does not say who truncates, or which groups they have"
+		if v.killprivV2() {
+			return "Linux's FUSE does not say which groups those have who truncate"
 		}
 	case behaviour.Flock:
 		if flags&fuse.CAP_FLOCK_LOCKS == 0 {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
+
 	"github.com/virtiofsd-go/virtiofsd-go/integration/behaviour"
 	"github.com/virtiofsd-go/virtiofsd-go/integration/behaviour/hostfs"
 	"github.com/virtiofsd-go/virtiofsd-go/integration/daemontest"
@@ -27,11 +29,21 @@ func TestBehaviour(t *testing.T) {
 		client fuseclient.Options
 		daemon []string
 		ours   bool // needs what only this project's daemon has
+		groups []string
+		needs  []behaviour.Capability
 	}{
-		{"split", frontend.Options{}, fuseclient.Options{}, nil, false},
-		{"two-queues", frontend.Options{Queues: 3}, fuseclient.Options{}, []string{"--queues=2"}, true},
-		{"packed", frontend.Options{Packed: true}, fuseclient.Options{}, nil, true},
-		{"pool-mixed-layout", frontend.Options{}, fuseclient.Options{Layout: fuseclient.MixedLayout}, []string{"--thread-pool-size=4"}, false},
+		{"split", frontend.Options{}, fuseclient.Options{}, nil, false, nil, nil},
+		{"two-queues", frontend.Options{Queues: 3}, fuseclient.Options{}, []string{"--queues=2"}, true, nil, nil},
+		{"packed", frontend.Options{Packed: true}, fuseclient.Options{}, nil, true, nil, nil},
+		{"pool-mixed-layout", frontend.Options{}, fuseclient.Options{Layout: fuseclient.MixedLayout}, []string{"--thread-pool-size=4"}, false, nil, nil},
+		{"locks", frontend.Options{}, fuseclient.Options{}, []string{"--posix-lock", "--flock"}, true, []string{"lock"},
+			[]behaviour.Capability{behaviour.Flock, behaviour.PosixLocks, behaviour.OFDLocks}},
+		{"locks-no-pool", frontend.Options{}, fuseclient.Options{}, []string{"--posix-lock", "--flock", "--thread-pool-size=0"}, true, []string{"lock"},
+			[]behaviour.Capability{behaviour.Flock, behaviour.PosixLocks, behaviour.OFDLocks}},
+		{"a-guest-without-idmaps", frontend.Options{}, fuseclient.Options{Offer: fuseclient.LinuxInitFlags &^ fuse.CAP_ALLOW_IDMAP}, nil, true,
+			[]string{"killpriv", "owner", "permission"}, nil},
+		{"a-guest-without-killpriv", frontend.Options{}, fuseclient.Options{Offer: fuseclient.LinuxInitFlags &^ fuse.CAP_HANDLE_KILLPRIV_V2}, nil, true,
+			[]string{"owner", "truncate", "open"}, nil},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			if mode.ours && daemontest.Foreign() {
@@ -45,6 +57,7 @@ func TestBehaviour(t *testing.T) {
 			defer host.Close()
 			d := daemontest.Start(t, dir, append([]string{"--xattr"}, mode.daemon...)...)
 			c := daemontest.Mount(t, d, mode.fe, mode.client)
+			o.Groups, o.Require = mode.groups, append(o.Require, mode.needs...)
 			behaviour.Run(t, vfs.New(c, host.Lacks), o)
 		})
 	}
