@@ -24,6 +24,17 @@ func TestFeaturesOffered(t *testing.T) {
 	}
 }
 
+func TestQueueNumIsThatOfTheDevice(t *testing.T) {
+	dev := newFakeDevice()
+	dev.queues = 65
+	p := start(t, dev)
+	p.negotiate()
+	if n := p.askU64(GetQueueNum); n != 65 {
+		t.Errorf("%d queues", n)
+	}
+	p.must(SetVringNum, state(64, 128))
+}
+
 func TestFeaturesFollowTheDevice(t *testing.T) {
 	dev := newFakeDevice()
 	dev.shmem = nil

@@ -45,7 +45,7 @@ func startMortal(t *testing.T, packed bool) *mortal {
 		return d
 	}}
 	m.d = m.start()
-	m.fe, err = frontend.Open(m.d.Socket, frontend.Options{Inflight: true, Packed: packed})
+	m.fe, err = frontend.Open(m.d.Socket, frontend.Options{Inflight: true, Packed: packed, Queues: 3})
 	must(t, err)
 	if m.fe.Protocol()&frontend.ProtocolInflightShmFD == 0 {
 		t.Fatal("the daemon offers no in-flight tracking")
