@@ -250,6 +250,12 @@ func (q *queue) waitCall(limit time.Duration) bool {
 	}
 }
 
+// errTold reports whether the front-end was told that the ring is broken.
+func (q *queue) errTold() bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(q.err), Events: unix.POLLIN}}, 0)
+	return n == 1
+}
+
 const long = 20 * time.Second
 
 // next returns the next completed request.

@@ -42,25 +42,27 @@ func TestPausedGuestKeepsItsFiles(t *testing.T) {
 
 func TestPauseUnderLoadLosesNoRequest(t *testing.T) {
 	for _, f := range formats {
-		t.Run(f.name, func(t *testing.T) {
-			skipPacked(t, f.packed)
-			dir := t.TempDir()
-			must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
-			c := daemontest.Mount(t, daemontest.Start(t, dir), frontend.Options{Packed: f.packed}, fuseclient.Options{Timeout: 10 * time.Second})
-			load := startLoad(t, c, 16)
-			for range 50 {
-				must(t, c.Frontend().Stop())
-				before := load.done.Load()
-				time.Sleep(time.Millisecond)
-				if n := load.done.Load() - before; n > 256 {
-					t.Errorf("%d requests were served while the rings were stopped", n)
+		for _, inflight := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/inflight=%t", f.name, inflight), func(t *testing.T) {
+				skipPacked(t, f.packed || inflight)
+				dir := t.TempDir()
+				must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
+				c := daemontest.Mount(t, daemontest.Start(t, dir), frontend.Options{Packed: f.packed, Inflight: inflight}, fuseclient.Options{Timeout: 10 * time.Second})
+				load := startLoad(t, c, 16)
+				for range 50 {
+					must(t, c.Frontend().Stop())
+					before := load.done.Load()
+					time.Sleep(time.Millisecond)
+					if n := load.done.Load() - before; n > 256 {
+						t.Errorf("%d requests were served while the rings were stopped", n)
+					}
+					must(t, c.Frontend().Start())
+					time.Sleep(2 * time.Millisecond)
 				}
-				must(t, c.Frontend().Start())
-				time.Sleep(2 * time.Millisecond)
-			}
-			load.stop()
-			alive(t, c)
-		})
+				load.stop()
+				alive(t, c)
+			})
+		}
 	}
 }
 

@@ -224,13 +224,16 @@ func TestWaitingLockHoldsUpNothing(t *testing.T) {
 		t.Skip("this daemon forwards no locks")
 	}
 	for _, pool := range []string{"2", "0"} {
-		t.Run("thread-pool-size="+pool, func(t *testing.T) { waitingLocks(t, pool) })
+		for _, o := range []frontend.Options{{}, {Packed: true}, {Inflight: true}} {
+			o.QueueSize = 1024
+			t.Run(fmt.Sprintf("thread-pool-size=%s,packed=%t,inflight=%t", pool, o.Packed, o.Inflight), func(t *testing.T) { waitingLocks(t, pool, o) })
+		}
 	}
 }
 
-func waitingLocks(t *testing.T, pool string) {
+func waitingLocks(t *testing.T, pool string, o frontend.Options) {
 	c := daemontest.Mount(t, daemontest.Start(t, t.TempDir(), "--flock", "--thread-pool-size="+pool),
-		frontend.Options{QueueSize: 1024}, fuseclient.Options{Timeout: 20 * time.Second, MaxData: 4096})
+		o, fuseclient.Options{Timeout: 20 * time.Second, MaxData: 4096})
 	if c.Flags&fuse.CAP_FLOCK_LOCKS == 0 {
 		t.Fatal("the daemon forwards no flock")
 	}
