@@ -151,6 +151,7 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 	}
 	r := u.held
 	u.held = nil
+	u.pace.step()
 	for !u.turn.leave() {
 		if u.q.EnableNotify() {
 			u.present()

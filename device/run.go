@@ -36,6 +36,7 @@ type run struct {
 	// held is a request that may block, linked, which the reader serves itself
 	// if there is nothing else to do.
 	held *request
+	pace pace
 
 	mu sync.Mutex
 	// dead means that the ring belongs to the front-end again: nothing of it

@@ -87,14 +87,11 @@ func (w *waiter) sleep(short bool, limit time.Duration) (woken bool, err error) 
 		return true, w.nap()
 	}
 	var events [2]unix.EpollEvent
-	if short && untoldNow.Add(1) <= w.untoldMost {
-		n, e := epollWaitUntold(w.epfd, events[:], untold)
-		untoldNow.Add(-1)
-		if n > 0 || e != 0 && e != unix.EINTR {
-			return true, w.woken(events[:n], errnoOrNil(e))
+	if short {
+		n, err := w.waitUntold(&events, untold)
+		if n > 0 || err != nil && err != unix.EINTR {
+			return true, w.woken(events[:max(n, 0)], err)
 		}
-	} else if short {
-		untoldNow.Add(-1)
 	}
 	ms := -1
 	if limit >= 0 {
@@ -104,11 +101,26 @@ func (w *waiter) sleep(short bool, limit time.Duration) (woken bool, err error) 
 	return n != 0, w.woken(events[:max(n, 0)], err)
 }
 
-// pause is wait for at most d, a multiple of a millisecond.
+// pause is wait for at most d, a multiple of a millisecond up to untold. It may
+// end at any time.
 func (w *waiter) pause(d time.Duration) error {
 	var events [2]unix.EpollEvent
-	n, err := unix.EpollWait(w.epfd, events[:], int(d/time.Millisecond))
+	n, err := w.waitUntold(&events, int(d/time.Millisecond))
+	if n < 0 && err == nil {
+		n, err = unix.EpollWait(w.epfd, events[:], int(d/time.Millisecond))
+	}
 	return w.woken(events[:max(n, 0)], err)
+}
+
+// waitUntold is epoll_wait of which the Go scheduler is not told, or -1 and no
+// error if too few processors would be left.
+func (w *waiter) waitUntold(events *[2]unix.EpollEvent, ms int) (int, error) {
+	defer untoldNow.Add(-1)
+	if untoldNow.Add(1) > w.untoldMost {
+		return -1, nil
+	}
+	n, e := epollWaitUntold(w.epfd, events[:], ms)
+	return n, errnoOrNil(e)
 }
 
 // woken handles what a wait has returned.
