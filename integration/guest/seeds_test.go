@@ -15,15 +15,22 @@ const seedsPackage = "github.com/virtiofsd-go/virtiofsd-go/integration/guest/see
 // TestDAXSeeds runs the races of package dax's tests as far as a guest can drive them, while the host takes everything
 // back where it can. How each can be made to fail is said at the test of the same name in package dax.
 func TestDAXSeeds(t *testing.T) {
+	program := buildSeeds(t)
+	for _, backing := range []string{"managed", "passthrough"} {
+		t.Run(backing, func(t *testing.T) { runSeeds(t, backing, program) })
+	}
+}
+
+// buildSeeds returns the path of the program.
+func buildSeeds(t *testing.T) string {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "seeds")
 	build := exec.Command("go", "build", "-o", program, seedsPackage)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the program: %v\n%s", err, out)
 	}
-	for _, backing := range []string{"managed", "passthrough"} {
-		t.Run(backing, func(t *testing.T) { runSeeds(t, backing, program) })
-	}
+	return program
 }
 
 func runSeeds(t *testing.T, backing, program string) {
