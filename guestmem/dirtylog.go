@@ -58,6 +58,11 @@ func (l *DirtyLog) Close() error {
 	return nil
 }
 
+// Covers says whether the log has a page for each of n bytes at guest address gpa.
+func (l *DirtyLog) Covers(gpa, n uint64) bool {
+	return n == 0 || (gpa+n-1 >= gpa && (gpa+n-1)/PageSize < l.pages)
+}
+
 // SetLog makes l the log of what is written to the memory, by requests that have
 // begun too, or stops logging with nil.
 func (m *Memory) SetLog(l *DirtyLog) {

@@ -174,6 +174,39 @@ func TestClassifyTellsMemoryFromFiles(t *testing.T) {
 	}
 }
 
+// A log that is too small would lose what is written behind its end.
+func TestDirtyLogTooSmallForMemoryIsToldOf(t *testing.T) {
+	checkLeaks(t)
+	p := start(t, newFakeDevice())
+	p.negotiate()
+	ram := memfd(t, 0x10000)
+	region := func(page uint64) []byte { return memReg(Region{page << 12, 0x4000, 1<<40 + page<<12, 0}) }
+	base := func(bytes uint64) {
+		t.Helper()
+		if v := le.Uint64(p.ask(SetLogBase, append(u64(bytes), u64(0)...), memfd(t, 4096))); v != 0 {
+			t.Fatalf("answered %d", v)
+		}
+	}
+	p.must(AddMemReg, region(0), ram)
+	for i, c := range []struct {
+		name string
+		do   func()
+		more int
+	}{
+		{"a log that has a bit for the last page", func() { base(1) }, 0},
+		{"a region behind its end", func() { p.must(AddMemReg, region(6), ram) }, 1},
+		{"a larger log", func() { base(2) }, 0},
+		{"one that is too small", func() { base(1) }, 1},
+	} {
+		before := p.log.count("dirty log is too small")
+		c.do()
+		p.askU64(GetFeatures)
+		if n := p.log.count("dirty log is too small") - before; n != c.more {
+			t.Errorf("step %d, %s: told of %d times, want %d", i, c.name, n, c.more)
+		}
+	}
+}
+
 func TestDirtyLog(t *testing.T) {
 	checkLeaks(t)
 	dev := newFakeDevice()

@@ -248,6 +248,7 @@ type peer struct {
 	done chan error
 	err  error
 	over bool
+	log  *testWriter
 }
 
 // start serves a session on one end of a socket pair.
@@ -259,24 +260,32 @@ func start(t testing.TB, dev *fakeDevice) *peer {
 func startContext(t testing.TB, ctx context.Context, dev *fakeDevice) *peer {
 	t.Helper()
 	ours, theirs := socketPair(t)
-	p := &peer{t: t, sock: ours, dev: dev, done: make(chan error, 1)}
-	go func() { p.done <- Serve(ctx, theirs, dev, Config{Log: testLog(t)}) }()
+	p := &peer{t: t, sock: ours, dev: dev, done: make(chan error, 1), log: &testWriter{t: t}}
+	log := slog.New(slog.NewTextHandler(p.log, nil))
+	go func() { p.done <- Serve(ctx, theirs, dev, Config{Log: log}) }()
 	t.Cleanup(func() { p.close() })
 	return p
 }
 
-func testLog(t testing.TB) *slog.Logger {
-	if _, fuzzing := t.(*testing.F); fuzzing {
-		return nil
-	}
-	return slog.New(slog.NewTextHandler(testWriter{t}, nil))
+// testWriter is a log that is shown with the test, and kept.
+type testWriter struct {
+	t    testing.TB
+	mu   sync.Mutex
+	kept strings.Builder
 }
 
-type testWriter struct{ t testing.TB }
-
-func (w testWriter) Write(b []byte) (int, error) {
+func (w *testWriter) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(b)))
-	return len(b), nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.kept.Write(b)
+}
+
+// count returns how many messages with that text were logged.
+func (w *testWriter) count(text string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Count(w.kept.String(), text)
 }
 
 func socketPair(t testing.TB) (a, b *net.UnixConn) {

@@ -151,6 +151,7 @@ func (s *session) setMemTable(m *message) error {
 			s.regionAdded(r)
 		}
 	}
+	s.checkLog()
 	return nil
 }
 
@@ -185,6 +186,7 @@ func (s *session) addMemReg(m *message) error {
 	known := knownRegion{r, id}
 	s.regions = append(s.regions, known)
 	s.regionAdded(known)
+	s.checkLog()
 	return nil
 }
 
@@ -243,7 +245,22 @@ func (s *session) takeLog(m *message) error {
 	s.dirtyLog = log
 	s.applyLog()
 	closeLog(old)
+	s.checkLog()
 	return nil
+}
+
+// checkLog warns of memory that the log has no pages for: what is written there
+// does not get to the other side of a migration.
+func (s *session) checkLog() {
+	if s.dirtyLog == nil {
+		return
+	}
+	for _, r := range s.regions {
+		if !s.dirtyLog.Covers(r.GuestAddr, r.Size) {
+			s.log.Warn("the front-end's dirty log is too small for guest memory; do not migrate this virtual machine, and report it as a bug of the front-end",
+				"region", fmt.Sprintf("%#x", r.GuestAddr), "size", fmt.Sprintf("%#x", r.Size))
+		}
+	}
 }
 
 // applyLog turns dirty logging of the device's writes on or off.
