@@ -157,6 +157,11 @@ func (t *Thread) writeReply(done int) (int, unix.Errno) {
 
 // lseek serves FUSE_LSEEK, for SEEK_DATA and SEEK_HOLE.
 func (t *Thread) lseek() (int, unix.Errno) {
+	if t.session.has(fuse.CAP_WRITEBACK_CACHE) {
+		// What the guest has not yet written back is a hole here, and it does not write it back for this. By itself it
+		// takes all of a file for data.
+		return 0, never
+	}
 	in := overlay[fuse.LseekIn](t.in)
 	_, f, e := t.openFile(in.Fh)
 	if e != 0 {

@@ -97,13 +97,18 @@ func (f *FS) TakeOver() {
 // negotiate picks the flags of the INIT reply out of those the guest offers.
 func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 	var want uint64 = fuse.CAP_ASYNC_READ | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_BIG_WRITES | fuse.CAP_PARALLEL_DIROPS |
-		fuse.CAP_ASYNC_DIO | fuse.CAP_AUTO_INVAL_DATA | fuse.CAP_IOCTL_DIR | fuse.CAP_MAX_PAGES | fuse.CAP_INIT_EXT |
+		fuse.CAP_AUTO_INVAL_DATA | fuse.CAP_IOCTL_DIR | fuse.CAP_MAX_PAGES | fuse.CAP_INIT_EXT |
 		fuse.CAP_CREATE_SUPP_GROUP | fuse.CAP_ALLOW_IDMAP
 	if f.opts.ReaddirPlus {
 		want |= fuse.CAP_READDIRPLUS | fuse.CAP_READDIRPLUS_AUTO
 	}
 	if f.opts.Writeback {
 		want |= fuse.CAP_WRITEBACK_CACHE
+	}
+	if !f.opts.Writeback && f.opts.Cache != CacheAlways {
+		// When such a write has ended, Linux (7.2) does not drop the pages that somebody read meanwhile. A new mtime
+		// does that, but not where the guest trusts its own.
+		want |= fuse.CAP_ASYNC_DIO
 	}
 	if f.opts.Cache == CacheAlways {
 		want |= fuse.CAP_CACHE_SYMLINKS

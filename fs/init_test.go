@@ -21,6 +21,30 @@ func newWindow(t *testing.T) *dax.Manager {
 	return m
 }
 
+// Direct writes that end on their own leave pages behind that were read meanwhile.
+func TestDirectWritesAreWaitedForWhereTheGuestTrustsItsPages(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		cache     CachePolicy
+		writeback bool
+		want      bool
+	}{
+		{name: "auto", cache: CacheAuto, want: true},
+		{name: "auto with writeback", cache: CacheAuto, writeback: true},
+		{name: "always", cache: CacheAlways},
+		{name: "metadata", cache: CacheMetadata, want: true},
+		{name: "never", cache: CacheNever, want: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newGuestRaw(t, Options{Cache: c.cache, Writeback: c.writeback}).fs
+			flags, e := f.negotiate(^uint64(0))
+			if async := flags&fuse.CAP_ASYNC_DIO != 0; e != 0 || async != c.want {
+				t.Errorf("asynchronous direct I/O: %v, %v", async, e)
+			}
+		})
+	}
+}
+
 func TestWhatINITAgreesOn(t *testing.T) {
 	const (
 		all      = ^uint64(0)

@@ -33,6 +33,7 @@ func TestENOSYSIsForWhatIsNeverServed(t *testing.T) {
 		{name: "attributes", opts: Options{Xattr: true}, ops: xattrs, answers: true},
 		{name: "locks that stay in the guest", ops: locks},
 		{name: "locks", opts: Options{PosixLock: true}, ops: locks, answers: true},
+		{name: "holes that may be data in the guest", opts: Options{Writeback: true}, flags: fuse.CAP_WRITEBACK_CACHE, ops: []uint32{opLseek}},
 		{name: "mappings without a window", ops: mappings},
 		{name: "mappings", dax: true, ops: mappings, answers: true},
 		{name: "STATX", ops: []uint32{opStatx}, answers: true},

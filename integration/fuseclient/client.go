@@ -123,6 +123,9 @@ func (c *Client) NumRequestQueues() int { return len(c.queues) - 1 }
 // Linux counts in twos: bit 0 marks interrupts.
 func (c *Client) nextUnique() uint64 { return c.unique.Add(2) }
 
+// LastUnique is the number of the request made last.
+func (c *Client) LastUnique() uint64 { return c.unique.Load() }
+
 // Acquire gives a request of a queue that is not in use, or makes one.
 func (c *Client) Acquire(queue int) (*Request, error) {
 	q := c.queues[queue]
