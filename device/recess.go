@@ -38,7 +38,7 @@ type recess struct {
 func (r *recess) due(served int, now time.Time) time.Duration {
 	visited := r.visits > 0
 	r.visits = 0
-	if visited {
+	if visited && served < recessWorth {
 		r.last = now
 		r.length = min(2*r.length, recessMost)
 		return r.length
@@ -73,7 +73,7 @@ func (u *run) rest(d time.Duration) (err error) {
 		}
 	}
 	u.resting.Store(false)
-	u.unpublished = 0
+	u.unpublished, u.called = 0, false
 	u.publish()
 	u.recess.over(time.Now())
 	return err
@@ -105,7 +105,7 @@ func (u *run) visit(th Thread) (sane bool) {
 	if u.visitor == nil {
 		u.visitor = u.newRequest()
 	}
-	n, _, sane, err := u.serveBatch(th, &u.visitor)
+	n, more, sane, err := u.serveBatch(th, &u.visitor)
 	u.ring.stats.Requests.Add(uint64(n))
 	u.recess.visits += n
 	if u.unpublished += n; u.unpublished >= visitPublish || err != nil {
@@ -115,6 +115,11 @@ func (u *run) visit(th Thread) (sane bool) {
 	}
 	if err != nil {
 		u.giveUp(kindRing, err)
+	}
+	if more && !u.called {
+		// It is too much to be done on the side.
+		u.called = true
+		u.w.call()
 	}
 	u.turn.drop()
 	u.end()

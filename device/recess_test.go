@@ -29,6 +29,9 @@ func TestRecessIsForRequestsInQuickSuccession(t *testing.T) {
 		{"others have served many", 2 * recessFirst, 1, 100, true, 4 * recessFirst},
 		{"once more", 4 * recessFirst, 1, 1, true, recessMost},
 		{"and again", recessMost, 1, 1, true, recessMost},
+		{"more than others can serve", recessMost, recessWorth, 32, true, 0},
+		{"the next at once", recessBelow / 2, 1, 0, false, recessFirst},
+		{"others have served some", recessFirst, 0, 10, true, 2 * recessFirst},
 		{"nobody has served any", recessMost, 0, 0, true, 0},
 	} {
 		now = now.Add(step.later)

@@ -30,9 +30,10 @@ type run struct {
 	serving atomic.Uint32
 	recess  recess
 	// visitor is the request that visitors use, who have left as many as
-	// unpublished completed.
+	// unpublished completed, and may have called the reader back.
 	visitor     *request
 	unpublished int
+	called      bool
 	// held is a request that may block, linked, which the reader serves itself
 	// if there is nothing else to do.
 	held *request
