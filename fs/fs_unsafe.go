@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"encoding/binary"
+	"runtime"
 	"sync/atomic"
 	"unsafe"
 
@@ -220,6 +222,24 @@ func sysOpenByHandleAt(mountfd int, h *handleBuf, flags int) (int, unix.Errno) {
 func sysIoctl(fd int, cmd uint32, arg []byte) (int, unix.Errno) {
 	r, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(cmd), uintptr(unsafe.Pointer(unsafe.SliceData(arg))))
 	return int(r), e
+}
+
+// sysEnableVerity makes salt and sig what the pointers of arg point to. They lie
+// in the thread's request, on the heap, where nothing moves.
+func sysEnableVerity(fd int, arg *[verityEnableLen]byte, salt, sig []byte) unix.Errno {
+	point := func(at int, b []byte) {
+		var p uintptr
+		if len(b) > 0 {
+			p = uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+		}
+		binary.NativeEndian.PutUint64(arg[at:], uint64(p))
+	}
+	point(veritySaltPtrAt, salt)
+	point(veritySigPtrAt, sig)
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIocEnableVerity, uintptr(unsafe.Pointer(arg)))
+	runtime.KeepAlive(salt)
+	runtime.KeepAlive(sig)
+	return e
 }
 
 func sysFcntlLock(fd int, cmd int, lk *unix.Flock_t) unix.Errno {

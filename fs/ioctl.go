@@ -28,6 +28,12 @@ const (
 	verityEnableLen     = 128
 	verityDigestMax     = 64
 	verityEnableVersion = 1
+	veritySaltMax       = 32    // FS_VERITY_MAX_SALT_SIZE
+	veritySigMax        = 16128 // FS_VERITY_MAX_SIGNATURE_SIZE
+
+	// In struct fsverity_enable_arg.
+	veritySaltSizeAt, veritySaltPtrAt = 12, 16
+	veritySigSizeAt, veritySigPtrAt   = 24, 32
 )
 
 // ioctl serves FUSE_IOCTL for the requests that are about the inode itself and
@@ -92,28 +98,29 @@ func (t *Thread) ioctl() (int, unix.Errno) {
 	return 0, unix.ENOTTY
 }
 
-// enableVerity turns on fs-verity for an inode. The request may hold pointers,
-// to a salt and to a signature, which mean nothing here: Linux puts what they
-// point to behind the structure and leaves lengths in it.
+// enableVerity turns on fs-verity for an inode. The structure's pointers, to a
+// salt and to a signature, mean nothing here: Linux puts what they point to
+// behind it, and their lengths are in it.
 func (t *Thread) enableVerity(f *file, data []byte) (int, unix.Errno) {
 	if len(data) < verityEnableLen {
 		return 0, unix.EINVAL
 	}
 	var arg [verityEnableLen]byte
 	copy(arg[:], data)
-	const (
-		saltSizeAt, saltPtrAt = 12, 16
-		sigSizeAt, sigPtrAt   = 24, 32
-	)
-	if binary.LittleEndian.Uint32(arg[:]) != verityEnableVersion {
+	saltSize := binary.LittleEndian.Uint32(arg[veritySaltSizeAt:])
+	sigSize := binary.LittleEndian.Uint32(arg[veritySigSizeAt:])
+	if binary.LittleEndian.Uint32(arg[:]) != verityEnableVersion || saltSize > veritySaltMax || sigSize > veritySigMax ||
+		uint64(saltSize)+uint64(sigSize) > uint64(len(data)-verityEnableLen) {
 		return 0, unix.EINVAL
 	}
-	if binary.LittleEndian.Uint32(arg[saltSizeAt:]) != 0 || binary.LittleEndian.Uint32(arg[sigSizeAt:]) != 0 {
-		return 0, unix.EOPNOTSUPP
+	salt := data[verityEnableLen:][:saltSize]
+	sig := data[verityEnableLen+saltSize:][:sigSize]
+	if e := sysEnableVerity(f.fd, &arg, salt, sig); e != 0 {
+		return 0, e
 	}
-	clear(arg[saltPtrAt : saltPtrAt+8])
-	clear(arg[sigPtrAt : sigPtrAt+8])
-	return t.ioctlReply(f, fsIocEnableVerity, append(t.payload()[sizeOf[fuse.IoctlOut]():][:0], arg[:]...), 0)
+	out := overlay[fuse.IoctlOut](t.payload())
+	*out = fuse.IoctlOut{}
+	return sizeOf[fuse.IoctlOut](), 0
 }
 
 // ioctlReply does the ioctl on arg, which lies in the payload behind where the

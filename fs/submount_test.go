@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -181,6 +182,12 @@ func (g *guest) ioctl(node, fh uint64, cmd uint32, data []byte, room uint32) ([]
 }
 
 func TestFsVerity(t *testing.T) {
+	for _, salt := range []string{"", "a grain of salt, and another one"} {
+		t.Run(fmt.Sprintf("a salt of %d bytes", len(salt)), func(t *testing.T) { fsVerity(t, salt) })
+	}
+}
+
+func fsVerity(t *testing.T, salt string) {
 	dir := t.TempDir()
 	mountImage(t, dir, "mkfs.ext4", "-q", "-O", "verity")
 	g := newGuest(t, Options{SharedDir: dir})
@@ -198,16 +205,35 @@ func TestFsVerity(t *testing.T) {
 	} else if e != unix.ENODATA {
 		t.Errorf("MEASURE_VERITY before: %v", e)
 	}
-	_, e = g.ioctl(node, fh, fsIocEnableVerity, verityArg(1, 4096, 0, 0), 0)
+	_, e = g.ioctl(node, fh, fsIocEnableVerity, append(verityArg(1, 4096, uint32(len(salt)), 0), salt...), 0)
 	g.must("ENABLE_VERITY", e)
 	digest, e := measure()
 	g.must("MEASURE_VERITY", e)
 	if alg, size := binary.LittleEndian.Uint16(digest), binary.LittleEndian.Uint16(digest[2:]); alg != 1 || size != 32 || len(digest) < 36 {
-		t.Errorf("algorithm %d, %d bytes of digest, %d in all", alg, size, len(digest))
+		t.Fatalf("algorithm %d, %d bytes of digest, %d in all", alg, size, len(digest))
+	}
+	if want := verityDigest([]byte("data"), []byte(salt)); !bytes.Equal(digest[4:36], want) {
+		t.Errorf("digest %x, want %x", digest[4:36], want)
 	}
 	if _, e := g.open(node, unix.O_RDWR); e != unix.EPERM {
 		t.Errorf("OPEN to write: %v", e)
 	}
+}
+
+// verityDigest is the digest of a file of one block (Documentation/filesystems/fsverity.rst).
+func verityDigest(data, salt []byte) []byte {
+	block := make([]byte, 4096)
+	copy(block, data)
+	padded := make([]byte, (len(salt)+63)/64*64) // to the block size of SHA-256
+	copy(padded, salt)
+	root := sha256.Sum256(append(padded, block...))
+	descriptor := make([]byte, 256)
+	descriptor[0], descriptor[1], descriptor[2], descriptor[3] = 1, 1, 12, byte(len(salt))
+	binary.LittleEndian.PutUint64(descriptor[8:], uint64(len(data)))
+	copy(descriptor[16:], root[:])
+	copy(descriptor[80:], salt)
+	sum := sha256.Sum256(descriptor)
+	return sum[:]
 }
 
 // verityArg is struct fsverity_enable_arg.
@@ -226,8 +252,12 @@ func TestVerityRequestsThatCanNotBeServed(t *testing.T) {
 	}{
 		{"too short", fsIocEnableVerity, make([]byte, 127), unix.EINVAL},
 		{"another version", fsIocEnableVerity, verityArg(2, 4096, 0, 0), unix.EINVAL},
-		{"a salt elsewhere", fsIocEnableVerity, verityArg(1, 4096, 8, 0), unix.EOPNOTSUPP},
-		{"a signature elsewhere", fsIocEnableVerity, verityArg(1, 4096, 0, 8), unix.EOPNOTSUPP},
+		{"a salt that is not there", fsIocEnableVerity, verityArg(1, 4096, 8, 0), unix.EINVAL},
+		{"a salt that is not all there", fsIocEnableVerity, append(verityArg(1, 4096, 8, 0), 1, 2, 3, 4, 5, 6, 7), unix.EINVAL},
+		{"a signature that is not there", fsIocEnableVerity, append(verityArg(1, 4096, 8, 1), 1, 2, 3, 4, 5, 6, 7, 8), unix.EINVAL},
+		{"too long a salt", fsIocEnableVerity, append(verityArg(1, 4096, 33, 0), make([]byte, 33)...), unix.EINVAL},
+		{"too long a signature", fsIocEnableVerity, append(verityArg(1, 4096, 0, 16129), make([]byte, 16129)...), unix.EINVAL},
+		{"lengths that overflow", fsIocEnableVerity, verityArg(1, 4096, 1<<32-1, 1<<32-1), unix.EINVAL},
 		{"a digest without a size", fsIocMeasureVerity, make([]byte, 3), unix.EINVAL},
 		{"another request", 0x12345678, make([]byte, 64), unix.ENOTTY},
 	} {
