@@ -84,10 +84,12 @@ const (
 
 	fsyncFdatasync = 1 << 0 // FUSE_FSYNC_FDATASYNC
 
-	extGroups  = 32 // FUSE_EXT_GROUPS
-	maxSecctx  = 31 // FUSE_MAX_NR_SECCTX
-	nameMax    = 255
-	invalidUID = 0xffffffff
+	extGroups = 32 // FUSE_EXT_GROUPS
+	maxSecctx = 31 // FUSE_MAX_NR_SECCTX
+	nameMax   = 255
+	// guestNameMax is the longest name that a path in a guest can hold: PATH_MAX less its NUL.
+	guestNameMax = 4095
+	invalidUID   = 0xffffffff
 )
 
 // The request bodies below are those that go-fuse keeps to itself or splits

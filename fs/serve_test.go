@@ -33,6 +33,8 @@ func TestBadRequestsGetTheirError(t *testing.T) {
 		ext  []byte
 		room int
 		want unix.Errno
+		// ordinary is what a guest may ask in good faith; the rest counts as bad.
+		ordinary bool
 	}{
 		{name: "unknown opcode", op: 999, node: rootID, want: unix.ENOSYS},
 		{name: "opcode 0", op: 0, node: rootID, want: unix.ENOSYS},
@@ -43,11 +45,11 @@ func TestBadRequestsGetTheirError(t *testing.T) {
 		{name: "LOOKUP without a name", op: opLookup, node: rootID, want: unix.EINVAL},
 		{name: "LOOKUP of a path", op: opLookup, node: rootID, body: le("../etc/passwd"), want: unix.EINVAL},
 		{name: "LOOKUP of an absolute path", op: opLookup, node: rootID, body: le("/etc"), want: unix.EINVAL},
-		{name: "LOOKUP of 256 bytes", op: opLookup, node: rootID, body: le(long[:256]), want: unix.ENAMETOOLONG},
-		{name: "LOOKUP of 255 bytes", op: opLookup, node: rootID, body: le(long[:255]), want: unix.ENOENT},
+		{name: "LOOKUP of 256 bytes", ordinary: true, op: opLookup, node: rootID, body: le(long[:256]), want: unix.ENAMETOOLONG},
+		{name: "LOOKUP of 255 bytes", ordinary: true, op: opLookup, node: rootID, body: le(long[:255]), want: unix.ENOENT},
 		{name: "LOOKUP of 5000 bytes", op: opLookup, node: rootID, body: le(long), want: unix.ENAMETOOLONG},
 		{name: "LOOKUP without a NUL", op: opLookup, node: rootID, body: []byte("file"), want: unix.EINVAL},
-		{name: "LOOKUP in a file", op: opLookup, node: file.NodeId, body: le("x"), want: unix.ENOTDIR},
+		{name: "LOOKUP in a file", ordinary: true, op: opLookup, node: file.NodeId, body: le("x"), want: unix.ENOTDIR},
 		{name: "LOOKUP of 300 KiB", op: opLookup, node: rootID, body: make([]byte, 300<<10), want: unix.EINVAL},
 		{name: "nodeid 0", op: opGetattr, node: 0, body: make([]byte, 16), want: unix.EBADF},
 		{name: "nodeid of another generation", op: opGetattr, node: dead, body: make([]byte, 16), want: unix.EBADF},
@@ -56,30 +58,30 @@ func TestBadRequestsGetTheirError(t *testing.T) {
 		{name: "GETATTR without room", op: opGetattr, node: rootID, body: make([]byte, 16), room: outHeaderLen, want: unix.EINVAL},
 		{name: "READ of a dead handle", op: opRead, node: file.NodeId, body: le(fh+1, [4]uint64{}), want: unix.EBADF},
 		{name: "READ of another inode's handle", op: opRead, node: rootID, body: le(fh, [4]uint64{}), want: unix.EBADF},
-		{name: "READ at 2^63", op: opRead, node: file.NodeId, body: le(fh, uint64(1)<<63, uint32(10), [5]uint32{}), want: unix.EINVAL},
+		{name: "READ at 2^63", ordinary: true, op: opRead, node: file.NodeId, body: le(fh, uint64(1)<<63, uint32(10), [5]uint32{}), want: unix.EINVAL},
 		{name: "WRITE of more than there is", op: opWrite, node: file.NodeId, body: le(fh, uint64(0), uint32(100), [5]uint32{}, "abc"), want: unix.EINVAL},
 		{name: "WRITE of 2^32-1", op: opWrite, node: file.NodeId, body: le(fh, uint64(0), ^uint32(0), [5]uint32{}, "abc"), want: unix.EINVAL},
-		{name: "WRITE at 2^63-1", op: opWrite, node: file.NodeId, body: le(fh, uint64(1)<<63-1, uint32(4), [5]uint32{}, "abc"), want: unix.EFBIG},
-		{name: "SETATTR to size 2^63", op: opSetattr, node: file.NodeId, body: le(uint32(fuse.FATTR_SIZE), uint32(0), uint64(0), uint64(1)<<63, [8]uint64{}), want: unix.EFBIG},
-		{name: "READDIR of a file", op: opReaddir, node: file.NodeId, body: le(fh, uint64(0), uint32(4096), [5]uint32{}), want: unix.ENOTDIR},
-		{name: "OPENDIR of a file", op: opOpendir, node: file.NodeId, body: le(uint32(0), uint32(0)), want: unix.ENOTDIR},
-		{name: "READLINK of a file", op: opReadlink, node: file.NodeId, want: unix.EINVAL},
+		{name: "WRITE at 2^63-1", ordinary: true, op: opWrite, node: file.NodeId, body: le(fh, uint64(1)<<63-1, uint32(4), [5]uint32{}, "abc"), want: unix.EFBIG},
+		{name: "SETATTR to size 2^63", ordinary: true, op: opSetattr, node: file.NodeId, body: le(uint32(fuse.FATTR_SIZE), uint32(0), uint64(0), uint64(1)<<63, [8]uint64{}), want: unix.EFBIG},
+		{name: "READDIR of a file", ordinary: true, op: opReaddir, node: file.NodeId, body: le(fh, uint64(0), uint32(4096), [5]uint32{}), want: unix.ENOTDIR},
+		{name: "OPENDIR of a file", ordinary: true, op: opOpendir, node: file.NodeId, body: le(uint32(0), uint32(0)), want: unix.ENOTDIR},
+		{name: "READLINK of a file", ordinary: true, op: opReadlink, node: file.NodeId, want: unix.EINVAL},
 		{name: "MKDIR of ..", op: opMkdir, node: rootID, body: le(uint32(0o755), uint32(0), ".."), want: unix.EINVAL},
 		{name: "CREATE of a path", op: opCreate, node: rootID, body: le([4]uint32{}, "a/b"), want: unix.EINVAL},
 		{name: "RENAME to ..", op: opRename, node: rootID, body: le(uint64(rootID), "file", ".."), want: unix.EINVAL},
 		{name: "RENAME with one name", op: opRename, node: rootID, body: le(uint64(rootID), "file"), want: unix.EINVAL},
 		{name: "RENAME into a dead directory", op: opRename, node: rootID, body: le(dead, "file", "x"), want: unix.EBADF},
-		{name: "RENAME2 with unknown flags", op: opRename2, node: rootID, body: le(uint64(rootID), uint32(1<<9), uint32(0), "file", "x"), want: unix.EINVAL},
+		{name: "RENAME2 with unknown flags", ordinary: true, op: opRename2, node: rootID, body: le(uint64(rootID), uint32(1<<9), uint32(0), "file", "x"), want: unix.EINVAL},
 		{name: "LINK of a dead inode", op: opLink, node: rootID, body: le(dead, "x"), want: unix.EBADF},
 		{name: "SYMLINK without a target", op: opSymlink, node: rootID, body: le("x"), want: unix.EINVAL},
 		{name: "SETXATTR of more than there is", op: opSetxattr, node: file.NodeId, body: le(uint32(1000), uint32(0), "user.a", "v"), want: unix.EINVAL},
 		{name: "SETXATTR of 2^32-1", op: opSetxattr, node: file.NodeId, body: le(^uint32(0), uint32(0), "user.a", "v"), want: unix.EINVAL},
 		{name: "SETXATTR cut short", op: opSetxattr, node: file.NodeId, body: le(uint32(0)), want: unix.EINVAL},
-		{name: "GETXATTR without a name", op: opGetxattr, node: file.NodeId, body: le(uint32(10), uint32(0), ""), want: unix.ERANGE},
-		{name: "IOCTL of something else", op: opIoctl, node: file.NodeId, body: le(fh, uint32(0), uint32(0x5401), [3]uint64{}), want: unix.ENOTTY},
+		{name: "GETXATTR without a name", ordinary: true, op: opGetxattr, node: file.NodeId, body: le(uint32(10), uint32(0), ""), want: unix.ERANGE},
+		{name: "IOCTL of something else", ordinary: true, op: opIoctl, node: file.NodeId, body: le(fh, uint32(0), uint32(0x5401), [3]uint64{}), want: unix.ENOTTY},
 		{name: "IOCTL of more than there is", op: opIoctl, node: file.NodeId, body: le(fh, uint32(0), uint32(fsIocSetflags), uint64(0), ^uint32(0), uint32(0)), want: unix.EINVAL},
-		{name: "LSEEK to SEEK_SET", op: opLseek, node: file.NodeId, body: le(fh, uint64(0), uint32(0), uint32(0)), want: unix.EINVAL},
-		{name: "COPY_FILE_RANGE with flags", op: opCopyFileRange, node: file.NodeId, body: le(fh, uint64(0), file.NodeId, fh, uint64(5), uint64(1), uint64(1)), want: unix.EINVAL},
+		{name: "LSEEK to SEEK_SET", ordinary: true, op: opLseek, node: file.NodeId, body: le(fh, uint64(0), uint32(0), uint32(0)), want: unix.EINVAL},
+		{name: "COPY_FILE_RANGE with flags", ordinary: true, op: opCopyFileRange, node: file.NodeId, body: le(fh, uint64(0), file.NodeId, fh, uint64(5), uint64(1), uint64(1)), want: unix.EINVAL},
 		{name: "an extension that is longer than the request", op: opMkdir, node: rootID, body: le(uint32(0o755), uint32(0), "d"), ext: le(uint32(4096), uint32(extGroups)), want: unix.EINVAL},
 		{name: "an extension of length 0", op: opMkdir, node: rootID, body: le(uint32(0o755), uint32(0), "d"), ext: le(uint32(0), uint32(extGroups)), want: unix.EINVAL},
 		{name: "an extension of an unknown kind", op: opMkdir, node: rootID, body: le(uint32(0o755), uint32(0), "d"), ext: le(uint32(16), uint32(77), uint64(0)), want: unix.EINVAL},
@@ -92,8 +94,12 @@ func TestBadRequestsGetTheirError(t *testing.T) {
 			if room == 0 {
 				room = replyRoom
 			}
+			before := g.fs.Stats().BadRequests.Load()
 			if _, e := g.callExt(c.op, c.node, c.body, c.ext, room); e != c.want {
 				t.Errorf("got %v, want %v", e, c.want)
+			}
+			if n := g.fs.Stats().BadRequests.Load() - before; n != 1 && !c.ordinary || n != 0 && c.ordinary {
+				t.Errorf("counted %d times as a bad request", n)
 			}
 		})
 	}

@@ -281,6 +281,9 @@ func (t *Thread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written
 	}
 	op := lookupOperation(t.hdr.Opcode)
 	if op == nil {
+		if t.hdr.Opcode == 0 || t.hdr.Opcode >= numOps {
+			t.fs.bad("opcode", "a request has an opcode that protocol 7.45 does not have")
+		}
 		return t.fail(out, unix.ENOSYS), device.Done
 	}
 	if e := t.admit(op); e != 0 {
@@ -488,6 +491,9 @@ func (t *Thread) checkName(s cstr) unix.Errno {
 		t.fs.bad("name", "a request names \"\", \".\" or \"..\"")
 		return unix.EINVAL
 	case n > nameMax:
+		if n > guestNameMax {
+			t.fs.bad("name", "a name is longer than a guest lets any be")
+		}
 		return unix.ENAMETOOLONG
 	}
 	for _, c := range s[:n] {

@@ -58,6 +58,7 @@ func fuzzChains(f *testing.F, features uint64) {
 			clear(inflight)
 			copy(inflight, later)
 			cfg.Inflight = inflight
+			cfg.Anew = how&64 != 0
 		}
 		q, err := New(cfg)
 		if err != nil {
@@ -127,7 +128,7 @@ func fuzzChains(f *testing.F, features uint64) {
 		q.EnableNotify()
 		q.DisableNotify()
 		c.Release()
-		cfg.Base, cfg.Previous = q.Base(), q
+		cfg.Base, cfg.Previous, cfg.Anew = q.Base(), q, false
 		q.Close()
 		if next, err := New(cfg); err == nil {
 			next.Pop(&c)
