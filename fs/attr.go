@@ -29,7 +29,7 @@ func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
 	}
 	out := overlay[fuse.AttrOut](t.payload())
 	*out = fuse.AttrOut{}
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n))
 	fillAttr(&out.Attr, &t.st)
 	n.tellMode(t.st.Mode)
 	if n.typ == unix.S_IFREG {
@@ -71,7 +71,7 @@ func (t *Thread) statx() (int, unix.Errno) {
 	}
 	out := overlay[fuse.StatxOut](t.payload())
 	*out = fuse.StatxOut{}
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n))
 	out.FromStatx(&t.st)
 	n.tellMode(t.st.Mode)
 	out.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME
@@ -146,13 +146,7 @@ func (t *Thread) setattr() (int, unix.Errno) {
 	defer n.drop()
 	if in.Valid&^(fuse.FATTR_FH|fuse.FATTR_LOCKOWNER) == 0 {
 		t.announcePriv(n)
-		size, e := t.attrReply(n)
-		if e == 0 {
-			// What comes next changes the mode, and has no attributes in its reply.
-			out := overlay[fuse.AttrOut](t.payload())
-			out.AttrValid, out.AttrValidNsec = 0, 0
-		}
-		return size, e
+		return t.attrReply(n)
 	}
 	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
@@ -212,7 +206,7 @@ func (t *Thread) chmod(n *inode, fd int, mode uint32) unix.Errno {
 // truncate sets the size through the file handle that the guest names, or one
 // opened for it.
 func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
-	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n, false) {
+	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n, true, false) {
 		defer t.restorePriv()
 	}
 	if e := errnoOf(t.op.BeginTruncate(&n.dax, in.Size)); e != 0 {

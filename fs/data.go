@@ -115,7 +115,7 @@ func (t *Thread) write() (int, unix.Errno) {
 		// Another guest or the host may have moved the end of the file.
 		flags = unix.RWF_APPEND
 	}
-	if in.WriteFlags&writeKillSuidgid != 0 && t.killPriv(n, t.looksBeforeWrite(n)) {
+	if in.WriteFlags&writeKillSuidgid != 0 && t.killPriv(n, true, t.looksBeforeWrite(n)) {
 		defer t.restorePriv()
 	}
 	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +16,8 @@ import (
 //     CAP_FSETID. None says whether the caller is in the group: with
 //     FUSE_ALLOW_IDMAP there are no ids in them at all.
 //   - FALLOCATE and COPY_FILE_RANGE say nothing.
+//   - WRITE to a file with FOPEN_DIRECT_IO says it without
+//     FUSE_HANDLE_KILLPRIV_V2 too, for nobody else takes the bits then.
 //   - Before WRITE (but not to a file with FOPEN_DIRECT_IO), FALLOCATE and
 //     COPY_FILE_RANGE the guest looks at the mode that it has cached, the caller
 //     and the caller's groups (file_remove_privs), and if a bit has to go its
@@ -21,9 +25,9 @@ import (
 //
 // Such a SETATTR is taken for an announcement of the thread's next request and
 // takes nothing itself: anybody can have it sent, by a chown(2) that names no id.
-// Where the guest has not looked, or looked at another mode than the file has, a
-// caller of whom we don't know better counts as one outside the group: a bit may
-// go that the host would have left, never the other way round.
+// Where that does not tell whether a set-group-ID bit without group execution,
+// by which nobody gains anything, has to go, requests that speak of the bits
+// leave it, as the protocol says of them, and the others take it.
 
 // privBits are the bits of the mode by which the guest decides what has to go.
 const privBits = unix.S_ISUID | unix.S_ISGID | unix.S_IXGRP
@@ -39,6 +43,16 @@ func (n *inode) tellMode(mode uint16) {
 	if bits := uint32(mode) & privBits; n.told.Load() != bits {
 		n.told.Store(bits)
 	}
+}
+
+// attrTimeout is how long the guest may keep the attributes of n in t.st. The
+// replies of what takes set-id bits hold none, and by a bit that the guest goes
+// on to see it would run a file with another's rights.
+func (t *Thread) attrTimeout(n *inode) time.Duration {
+	if n.typ == unix.S_IFREG && t.st.Mode&setidBits != 0 {
+		return 0
+	}
+	return t.fs.attrTimeout
 }
 
 // looked says whether the guest, if it looks at the mode, sees what is in t.st.
@@ -57,12 +71,9 @@ func (t *Thread) setid(n *inode) bool {
 
 // killPriv readies the thread for changing the data of n on behalf of a caller
 // without CAP_FSETID: the host then clears the set-id bits as for such a caller.
-// looks says that the guest has looked by itself before. If killPriv returns true
-// restorePriv must follow the change.
-func (t *Thread) killPriv(n *inode, looks bool) bool {
-	if !t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
-		return false
-	}
+// said says that the request speaks of it, looks that the guest has looked by
+// itself before. If killPriv returns true restorePriv must follow the change.
+func (t *Thread) killPriv(n *inode, said, looks bool) bool {
 	saved := t.st
 	defer func() { t.st = saved }()
 	announced := t.announced(n)
@@ -70,7 +81,7 @@ func (t *Thread) killPriv(n *inode, looks bool) bool {
 		return false
 	}
 	if t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
-		if looks && !announced && t.looked(n) || t.hdr.Gid == t.st.Gid {
+		if t.setgidStays(n, said, looks, announced) {
 			t.cred.joinGroup(t.st.Gid)
 		} else {
 			t.clearMode(n, unix.S_ISGID)
@@ -78,6 +89,23 @@ func (t *Thread) killPriv(n *inode, looks bool) bool {
 	}
 	t.cred.dropFsetid()
 	return true
+}
+
+// setgidStays decides on the set-group-ID bit of a file without group execution,
+// whose mode is in t.st, when its data changes.
+func (t *Thread) setgidStays(n *inode, said, looks, announced bool) bool {
+	if t.hdr.Gid == t.st.Gid {
+		return true
+	}
+	if looks && t.looked(n) {
+		if !announced {
+			return true
+		}
+		if t.st.Mode&unix.S_ISUID == 0 {
+			return false // no other bit can have been announced
+		}
+	}
+	return said && t.hdr.Uid == invalidUID
 }
 
 // killPrivUnsaid is killPriv for a request that does not say whether the caller
@@ -94,7 +122,7 @@ func (t *Thread) killPrivUnsaid(n *inode) bool {
 			return false
 		}
 	}
-	return t.killPriv(n, false)
+	return t.killPriv(n, false, false)
 }
 
 // announcePriv serves a SETATTR that sets nothing.
@@ -124,7 +152,7 @@ func (t *Thread) announced(n *inode) bool {
 // that the host leaves alone because the daemon may have it: set-group-ID
 // without group execution. The host takes the others.
 func (t *Thread) killSetgidAtChown(n *inode) {
-	if t.hdr.Uid == 0 || !t.setid(n) || t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID || t.hdr.Gid == t.st.Gid {
+	if t.hdr.Uid == 0 || t.hdr.Uid == invalidUID || !t.setid(n) || t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID || t.hdr.Gid == t.st.Gid {
 		return
 	}
 	t.clearMode(n, unix.S_ISGID)

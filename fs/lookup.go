@@ -70,7 +70,7 @@ func (t *Thread) resolve(dirfd int, name cstr) (*inode, unix.Errno) {
 func (t *Thread) entry(out *fuse.EntryOut, dir, n *inode) int {
 	*out = fuse.EntryOut{NodeId: n.id}
 	setTimeout(&out.EntryValid, &out.EntryValidNsec, t.fs.entryTimeout)
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.fs.attrTimeout)
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n))
 	fillAttr(&out.Attr, &t.st)
 	n.tellMode(t.st.Mode)
 	out.Attr.Flags = t.attrFlags(dir, n)

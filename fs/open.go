@@ -37,7 +37,7 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 	if e := t.fs.budget.reserveFile(); e != 0 {
 		return 0, 0, e
 	}
-	if killPriv && flags&unix.O_TRUNC != 0 && t.killPriv(n, false) {
+	if killPriv && flags&unix.O_TRUNC != 0 && t.killPriv(n, true, false) {
 		defer t.restorePriv()
 	}
 	if flags&unix.O_TRUNC != 0 && n.typ == unix.S_IFREG {

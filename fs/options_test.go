@@ -56,6 +56,17 @@ func TestWhatAGuestMayRemember(t *testing.T) {
 					t.Errorf("%s may be kept for %v, want %v", what, got, c.names)
 				}
 			}
+			// What takes set-id bits does not always tell the guest.
+			if err := os.Chmod(filepath.Join(g.fs.opts.SharedDir, "f"), os.ModeSetuid|0o755); err != nil {
+				t.Fatal(err)
+			}
+			looked, e = g.lookup(rootID, "f")
+			g.must("LOOKUP", e)
+			attr, e = g.getattr(looked.NodeId)
+			g.must("GETATTR", e)
+			if looked.EntryTimeout() != c.names || looked.AttrTimeout() != 0 || attr.Timeout() != 0 {
+				t.Errorf("of a set-id file names may be kept for %v, attributes for %v and %v", looked.EntryTimeout(), looked.AttrTimeout(), attr.Timeout())
+			}
 			const kept = direct | fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
 			openRep, e := g.call(opOpen, looked.NodeId, le(uint32(unix.O_RDWR), uint32(0)))
 			g.must("OPEN", e)

@@ -77,7 +77,7 @@ func TestKernelBehaviour(t *testing.T) {
 		// What goes by an option of its own.
 		{"locks", []string{"--posix-lock", "--flock"}, []string{"lock"}, nil},
 		{"cache-never-mmap", []string{"--cache=never", "--allow-mmap"}, []string{"mmap", "readwrite"}, []behaviour.Capability{behaviour.Mmap}},
-		{"cache-metadata", []string{"--cache=metadata"}, []string{"readwrite", "truncate", "fallocate", "rename", "unlinked"}, nil},
+		{"cache-metadata", []string{"--cache=metadata"}, []string{"readwrite", "truncate", "fallocate", "rename", "unlinked", "killpriv"}, nil},
 		{"no-readdirplus", []string{"--no-readdirplus"}, []string{"readdir", "lookup"}, nil},
 		{"direct-io", []string{"--allow-direct-io", "--preserve-noatime"}, []string{"open", "readwrite", "time"}, []behaviour.Capability{behaviour.DirectIO}},
 		{"no-handles", []string{"--inode-file-handles=never"}, []string{"unlinked", "rename", "link"}, nil},

@@ -123,21 +123,23 @@ func (p *prober) calls() {
 	p.attributes(b)
 }
 
-// groups tries whether a change of data by a member of the file's group leaves the set-group-ID bit.
+// groups tries whether a change of data leaves the set-group-ID bit to members of the file's group, and to no others.
 func (p *prober) groups() {
 	if os.Getuid() != 0 {
 		return // no case goes without Callers
 	}
 	f := p.file("setgid")
 	defer f.Close()
-	member := bh.Cred{UID: 1, GID: 1, Groups: []uint32{2}}
-	left := func(change func() error) error {
-		err := errors.Join(p.Chown("setgid", 3, 2), p.Chmod("setgid", 0o2666), change())
+	after := func(by bh.Cred, stays bool, change func(f bh.File) error) error {
+		err := errors.Join(p.Chown("setgid", 3, 2), p.Chmod("setgid", 0o2666), change(f.As(by)))
 		st, serr := p.Lstat("setgid")
-		return errors.Join(err, serr, check(st.Mode&unix.S_ISGID != 0, "the bit goes for members of the group too"))
+		return errors.Join(err, serr, check((st.Mode&unix.S_ISGID != 0) == stays, "the bit goes by something else than the caller's groups"))
 	}
-	p.needs(bh.WriteCaller, left(func() error { _, err := f.As(member).Pwrite([]byte("x"), 0); return err }))
-	p.needs(bh.SetattrCaller, left(func() error { return f.As(member).Ftruncate(9) }))
+	decides := func(change func(f bh.File) error) error {
+		return errors.Join(after(bh.Cred{UID: 1, GID: 1, Groups: []uint32{2}}, true, change), after(bh.Cred{UID: 1, GID: 1}, false, change))
+	}
+	p.needs(bh.WriteCaller, decides(func(f bh.File) error { _, err := f.Pwrite([]byte("x"), 0); return err }))
+	p.needs(bh.SetattrCaller, decides(func(f bh.File) error { return f.Ftruncate(9) }))
 }
 
 func (p *prober) spaces(a *file) {
