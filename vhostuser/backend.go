@@ -27,6 +27,7 @@ type BackendChannel struct {
 	protocol ProtocolFeatures
 	log      *slog.Logger
 	turn     chan struct{} // holds one while a request is under way
+	grace    time.Duration // commitGrace; constant
 	reading  sync.WaitGroup
 
 	// mu is held while something is written, which never waits: so none goes
@@ -86,6 +87,7 @@ func newBackendChannel(fd int, protocol ProtocolFeatures, log *slog.Logger) (*Ba
 		protocol: protocol,
 		log:      log,
 		turn:     make(chan struct{}, 1),
+		grace:    commitGrace,
 	}
 	ch.reading.Add(1)
 	go ch.readReplies()

@@ -47,6 +47,13 @@ func openWindow(t *testing.T, missing ProtocolFeatures) *window {
 	return w
 }
 
+// patient has the back-end wait for a mapping to show up for as long as the test
+// takes. No request is under way.
+func (w *window) patient() *window {
+	w.ch.grace = time.Minute
+	return w
+}
+
 func (w *window) enable() {
 	w.t.Helper()
 	w.ask(GetVringBase, state(0, 0))
@@ -159,7 +166,7 @@ func (w *window) show(base uint64, m Mapping) {
 
 func TestShmemMapOnTheWire(t *testing.T) {
 	checkLeaks(t)
-	w := openWindow(t, 0)
+	w := openWindow(t, 0).patient()
 	w.enable()
 	m := Mapping{ShmID: 0, FD: memfd(t, 8<<20), FDOffset: 4 << 20, ShmOffset: 2 << 20, Len: 2 << 20, Writable: true}
 	done := w.mapAsync(context.Background(), m)
@@ -198,7 +205,7 @@ func TestMapReturnsOnlyWhenCommitted(t *testing.T) {
 	ctx := context.Background()
 	t.Run("shown after the reply", func(t *testing.T) {
 		checkLeaks(t)
-		w := openWindow(t, 0)
+		w := openWindow(t, 0).patient()
 		w.enable()
 		m := Mapping{FD: memfd(t, 4<<20), Len: 2 << 20}
 		done := w.mapAsync(ctx, m)
@@ -214,7 +221,7 @@ func TestMapReturnsOnlyWhenCommitted(t *testing.T) {
 		}
 	})
 	t.Run("shown before the reply", func(t *testing.T) {
-		w := openWindow(t, 0)
+		w := openWindow(t, 0).patient()
 		w.enable()
 		m := Mapping{FD: memfd(t, 2<<20), Len: 2 << 20}
 		done := w.mapAsync(ctx, m)
@@ -227,7 +234,7 @@ func TestMapReturnsOnlyWhenCommitted(t *testing.T) {
 		}
 	})
 	t.Run("shown in a memory table", func(t *testing.T) {
-		w := openWindow(t, 0)
+		w := openWindow(t, 0).patient()
 		w.enable()
 		m := Mapping{FD: memfd(t, 2<<20), Len: 2 << 20}
 		done := w.mapAsync(ctx, m)
@@ -303,7 +310,7 @@ func TestMapReturnsOnlyWhenCommitted(t *testing.T) {
 // Two devices of a virtual machine may map the same file. Once the place of our
 // window is known, the other's mapping is not taken for ours.
 func TestMappingOfAnotherDeviceIsNotOurs(t *testing.T) {
-	w := openWindow(t, 0)
+	w := openWindow(t, 0).patient()
 	w.enable()
 	m := Mapping{FD: memfd(t, 4<<20), Len: 2 << 20}
 	done := w.mapAsync(context.Background(), m)
@@ -330,6 +337,10 @@ func TestMovedWindowIsFoundAgain(t *testing.T) {
 	m := Mapping{FD: memfd(t, 8<<20), Len: 2 << 20}
 	for i, base := range []uint64{windowGPA, windowGPA * 2, windowGPA * 2} {
 		m.FDOffset, m.ShmOffset = uint64(i)<<21, uint64(i)<<21
+		w.patient()
+		if i == 1 {
+			w.ch.grace = commitGrace
+		}
 		done := w.mapAsync(context.Background(), m)
 		w.answer(w.next(), 0)
 		w.show(base, m)
@@ -401,7 +412,7 @@ func TestEnablingARingResumesWhileAnotherRuns(t *testing.T) {
 		ring uint32
 	}{{"the running ring", 0}, {"a ring that was never started", 2}} {
 		t.Run(c.name, func(t *testing.T) {
-			w := openWindow(t, 0)
+			w := openWindow(t, 0).patient()
 			w.enable()
 			w.must(SetVringEnable, state(2, 0))
 			if err := w.ch.Barrier(context.Background()); !errors.Is(err, ErrSuspended) {
@@ -430,7 +441,7 @@ func TestEnablingARingResumesWhileAnotherRuns(t *testing.T) {
 // one that QEMU ignores: it would crash if it read the request after the stop.
 func TestStopTakesBackWhatIsNotYetRead(t *testing.T) {
 	checkLeaks(t)
-	w := openWindow(t, 0)
+	w := openWindow(t, 0).patient()
 	for _, stop := range []struct {
 		name  string
 		req   Request

@@ -121,7 +121,7 @@ func (w *commits) failAll(err error) {
 func (ch *BackendChannel) awaitCommit(ctx context.Context, c *commit) error {
 	defer ch.forget(c)
 	ch.mu.Lock()
-	grace := commitGrace
+	grace := ch.grace
 	if ch.commits.unseen > 1 {
 		// This front-end does not show its mappings.
 		grace = 0
