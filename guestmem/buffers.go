@@ -240,6 +240,7 @@ func (b *Buffers) markDirtySlow(n int) {
 		left -= k
 		off = 0
 	}
+	log.signal()
 }
 
 // read copies len(dst) bytes at offset off of the region to dst.

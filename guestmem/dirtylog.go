@@ -21,6 +21,9 @@ type DirtyLog struct {
 	pages   uint64
 	refs    atomic.Int64
 	missed  atomic.Uint64
+	// event is an eventfd that is written to after marks; -1: there is none.
+	// It has one number for the life of the log.
+	event atomic.Int32
 }
 
 // NewDirtyLog maps size bytes at offset off of fd (SET_LOG_BASE). It closes fd
@@ -42,6 +45,7 @@ func NewDirtyLog(fd int, off, size uint64) (*DirtyLog, error) {
 	page := uint64(os.Getpagesize())
 	begin := off &^ (page - 1)
 	l := &DirtyLog{mapLen: uintptr(off + size - begin), pages: size * 8}
+	l.event.Store(-1)
 	var err error
 	if l.mapAddr, err = mapShared(fd, int64(begin), l.mapLen); err != nil {
 		return nil, os.NewSyscallError("mmap", err)
@@ -49,6 +53,30 @@ func NewDirtyLog(fd int, off, size uint64) (*DirtyLog, error) {
 	l.bits = l.mapAddr + uintptr(off-begin)
 	l.refs.Store(1)
 	return l, nil
+}
+
+// SetEvent has the eventfd fd, of which it takes a duplicate, signalled after
+// pages were marked (SET_LOG_FD). The caller has not closed the log.
+func (l *DirtyLog) SetEvent(fd int) error {
+	if old := l.event.Load(); old >= 0 {
+		return os.NewSyscallError("dup3", unix.Dup3(fd, int(old), unix.O_CLOEXEC))
+	}
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	l.event.Store(int32(own))
+	return nil
+}
+
+var eventfdOne = [8]byte{1}
+
+// signal tells the front-end that pages were marked. That it can't be told is no
+// loss: it may look at the log at any time.
+func (l *DirtyLog) signal() {
+	if fd := l.event.Load(); fd >= 0 {
+		_, _ = unix.Write(int(fd), eventfdOne[:])
+	}
 }
 
 // Close gives up the caller's use of the log. It stays mapped while it is set
@@ -84,6 +112,7 @@ func (m *Memory) MarkDirty(gpa, n uint64) {
 	}
 	if l := m.acquireLog(); l != nil {
 		l.mark(gpa, n)
+		l.signal()
 		l.release()
 	}
 }
@@ -116,6 +145,9 @@ func (m *Memory) acquireLog() *DirtyLog {
 func (l *DirtyLog) release() {
 	if l.refs.Add(-1) == 0 {
 		unmap(l.mapAddr, l.mapLen)
+		if fd := l.event.Load(); fd >= 0 {
+			unix.Close(int(fd))
+		}
 	}
 }
 

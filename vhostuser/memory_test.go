@@ -207,6 +207,76 @@ func TestDirtyLogTooSmallForMemoryIsToldOf(t *testing.T) {
 	}
 }
 
+// SET_LOG_FD may come before the log or after it, and again; each write to memory
+// that is logged is told through the last one, others are not.
+func TestLogEventIsSignalled(t *testing.T) {
+	checkLeaks(t)
+	dev := newFakeDevice()
+	p := start(t, dev)
+	p.negotiate()
+	p.must(AddMemReg, memReg(Region{0, 0x10000, 1 << 40, 0}), memfd(t, 0x10000))
+	p.must(SetVringNum, state(0, 64))
+	p.must(SetVringAddr, addr(0, 0, 0x1000, 0x2000, 0x3000, 0))
+	p.must(SetVringKick, u64(0), eventfd(t))
+	p.must(SetFeatures, u64(1<<32|FeatureProtocolFeatures|FeatureLogAll))
+	setBase := func() {
+		t.Helper()
+		if v := le.Uint64(p.ask(SetLogBase, append(u64(4096), u64(0)...), memfd(t, 4096))); v != 0 {
+			t.Fatalf("answered %d", v)
+		}
+	}
+	told := func(fd int) bool {
+		var b [8]byte
+		n, err := unix.Read(fd, b[:])
+		return err == nil && n == 8
+	}
+	write := func() {
+		t.Helper()
+		p.askU64(GetFeatures)
+		table := dev.ring(0).Mem.Acquire()
+		defer table.Release()
+		var b guestmem.Buffers
+		b.Reset(table)
+		if err := b.Append(0x2000, 1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.CopyIn([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var events [3]int
+	for i := range events {
+		events[i] = eventfd(t)
+		if err := unix.SetNonblock(events[i], true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when string, want int) {
+		t.Helper()
+		write()
+		for i, fd := range events {
+			if got := told(fd); got != (i == want) {
+				t.Errorf("%s: event %d was signalled: %t", when, i, got)
+			}
+		}
+	}
+	p.must(SetLogFD, nil, events[0])
+	check("without a log", -1)
+	setBase()
+	check("before the log", 0)
+	p.must(SetLogFD, nil, events[1])
+	check("after the log", 1)
+	setBase()
+	check("with another log", 1)
+	p.must(SetLogFD, nil, events[2])
+	dev.ring(0).Mem.MarkDirty(0x3000, 4)
+	if !told(events[2]) || told(events[1]) {
+		t.Error("a write to a ring is not told")
+	}
+	p.must(SetFeatures, u64(1<<32|FeatureProtocolFeatures))
+	check("after the end of logging", -1)
+}
+
 func TestDirtyLog(t *testing.T) {
 	checkLeaks(t)
 	dev := newFakeDevice()

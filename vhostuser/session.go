@@ -64,6 +64,7 @@ type session struct {
 	mem      *guestmem.Memory
 	regions  []knownRegion
 	dirtyLog *guestmem.DirtyLog
+	logFD    int // of SET_LOG_FD, or -1
 	inflight inflightBuffer
 
 	backend *BackendChannel
@@ -78,6 +79,7 @@ func newSession(sock *net.UnixConn, dev Device, cfg Config) *session {
 		shmem:    dev.ShmemRegions(),
 		vrings:   make([]vring, dev.NumQueues()),
 		mem:      new(guestmem.Memory),
+		logFD:    -1,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -241,6 +241,9 @@ func (s *session) takeLog(m *message) error {
 	if err != nil {
 		return err
 	}
+	if err := s.setLogEvent(log); err != nil {
+		s.log.Warn("the front-end will not be told of changes to the dirty log", "error", err)
+	}
 	old := s.dirtyLog
 	s.dirtyLog = log
 	s.applyLog()
@@ -280,9 +283,30 @@ func closeLog(log *guestmem.DirtyLog) {
 	}
 }
 
-// setLogFD takes the eventfd for telling that the log has changed. Signalling it
-// is optional, and no front-end needs it.
-func (s *session) setLogFD(*message) error { return nil }
+// setLogFD takes the eventfd that tells the front-end that the log has changed,
+// for the log that there is and those to come.
+func (s *session) setLogFD(m *message) error {
+	s.closeLogFD()
+	s.logFD = m.takeFD(0)
+	if s.dirtyLog == nil {
+		return nil
+	}
+	return s.setLogEvent(s.dirtyLog)
+}
+
+func (s *session) setLogEvent(log *guestmem.DirtyLog) error {
+	if s.logFD < 0 {
+		return nil
+	}
+	return log.SetEvent(s.logFD)
+}
+
+func (s *session) closeLogFD() {
+	if s.logFD >= 0 {
+		_ = unix.Close(s.logFD)
+	}
+	s.logFD = -1
+}
 
 // settleTime bounds how long the end of a session waits for files that were
 // guest memory to be closed, which a file system that hangs could hold up.
@@ -297,6 +321,7 @@ func (s *session) releaseMemory() {
 	s.regions = nil
 	closeLog(s.dirtyLog)
 	s.dirtyLog = nil
+	s.closeLogFD()
 	settled := make(chan struct{})
 	go func() {
 		s.mem.Settle()
