@@ -41,7 +41,8 @@ const (
 	UnshareRange  Capability = "unshare-range"
 	// SeekHole: SEEK_DATA and SEEK_HOLE know real holes.
 	SeekHole Capability = "seek-hole"
-	// SeekUnsynced: they know of data written and not yet synced. Linux's FUSE client with a writeback cache does not.
+	// SeekUnsynced: they take data written and not yet synced for data. Linux's FUSE client with a writeback cache does so
+	// only if it does not ask the daemon, and then knows no holes.
 	SeekUnsynced Capability = "seek-unsynced"
 	// CopyRange: copy_file_range within the tree.
 	CopyRange Capability = "copy-range"

@@ -29,11 +29,17 @@ var seekCases = []testCase{
 		t.fails(err, "data behind the last", unix.ENXIO)
 		t.seek(f, 11*block, unix.SEEK_HOLE, 11*block)
 	}},
-	{"data just written, not yet synced, is data", []Capability{SeekHole, SeekUnsynced}, func(t *T) {
+	{"data just written, not yet synced, is data", []Capability{SeekUnsynced}, func(t *T) {
 		f := t.rw("f")
 		t.pwrite(f, pattern(block, 1), 8*block)
-		t.seek(f, 0, unix.SEEK_DATA, 8*block)
+		t.seek(f, 8*block, unix.SEEK_DATA, 8*block)
 		t.seek(f, 8*block, unix.SEEK_HOLE, 9*block)
+	}},
+	{"a hole before data not yet synced is found", []Capability{SeekHole, SeekUnsynced}, func(t *T) {
+		f := t.rw("f")
+		t.pwrite(f, pattern(block, 1), 8*block)
+		t.seek(f, 0, unix.SEEK_HOLE, 0)
+		t.seek(f, 0, unix.SEEK_DATA, 8*block)
 	}},
 	{"the end of a full file is a hole", nil, func(t *T) {
 		f := t.rw("f")
