@@ -96,16 +96,11 @@ type dataChange struct {
 
 var dataChanges = []dataChange{
 	{"write", nil, WriteCaller, func(t *T, fs FS, f File) error { _, err := f.Write([]byte("x")); return err }},
-	{"a write past the end", nil, WriteCaller, func(t *T, fs FS, f File) error { _, err := f.Pwrite([]byte("x"), 70000); return err }},
-	{"truncate", nil, SetattrCaller, func(t *T, fs FS, f File) error { return fs.Truncate("f", 1) }},
 	{"ftruncate", nil, SetattrCaller, func(t *T, fs FS, f File) error { return f.Ftruncate(9000) }},
 	{"an open with O_TRUNC", nil, SetattrCaller, func(t *T, fs FS, f File) error {
 		return closed(fs.Open("f", unix.O_RDWR|unix.O_TRUNC, 0))
 	}},
 	{"fallocate", []Capability{Fallocate}, "", func(t *T, fs FS, f File) error { return f.Fallocate(0, 0, 65536) }},
-	{"fallocate that keeps the size", []Capability{Fallocate}, "", func(t *T, fs FS, f File) error {
-		return f.Fallocate(unix.FALLOC_FL_KEEP_SIZE, 0, 65536)
-	}},
 	{"a punched hole", []Capability{PunchHole}, "", func(t *T, fs FS, f File) error {
 		return f.Fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 65536)
 	}},
@@ -128,7 +123,7 @@ func dataChangeCases(c dataChange, by privCaller) (cases []testCase) {
 		modes []uint32
 		kept  uint32 // by members of the group
 	}{
-		{"does to set-id bits what it should", nil, []uint32{0o4777, 0o4666, 0o6777, 0o6676, 0o2777, 0o2676, 0o777}, 0},
+		{"does to set-id bits what it should", nil, []uint32{0o4666, 0o6777, 0o2676, 0o777}, 0},
 		{"decides on setgid without execution", []Capability{c.group}, []uint32{0o2666, 0o2766}, unix.S_ISGID},
 		{"decides on both bits without execution", []Capability{c.group, SetattrCaller}, []uint32{0o6666, 0o6767}, unix.S_ISGID},
 	} {
