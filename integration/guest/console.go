@@ -10,10 +10,10 @@ import (
 )
 
 // trouble is what a healthy guest never prints on its console: the kernel's own reports and the virtio-fs driver's
-// complaints about replies. "tag ... not found" is the answer to a wrong mount, not a fault.
+// complaints about replies. What it answers to a mount that can't be is no fault.
 var (
 	trouble  = regexp.MustCompile(`Oops|BUG: |WARNING: |general protection fault|blocked for more than|self-detected stall|virtio-fs: |virtiofs .*(bad|invalid|unexpected|failed)`)
-	harmless = regexp.MustCompile(`virtio-fs: tag <.*> not found`)
+	harmless = regexp.MustCompile(`virtio-fs: (tag <.*> not found|dax can't be enabled as filesystem device does not support it)`)
 	// fatal is the end of it: no command will be answered.
 	fatal = regexp.MustCompile(`Kernel panic|agent: `)
 )

@@ -22,7 +22,11 @@ const (
 	guestOptions = "/run/local.config"
 )
 
-var tags = []string{"test", "scratch"}
+// shares are what the two directories, their daemons and logs are called.
+var shares = []string{"test", "scratch"}
+
+// tag is the device's name in the guest. Tests take it for one that occurs in their output for nothing else.
+func tag(share string) string { return "virtiofs-" + share }
 
 // makeDisk makes a disk image of an installed xfstests, for the guest to mount read-only.
 func makeDisk(ctx context.Context, xfstests, path string) error {
@@ -64,7 +68,7 @@ func startMachine(ctx context.Context, s *settings, disk string, libraries map[s
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{logs: logs, dead: make(chan int, len(tags))}
+	m := &machine{logs: logs, dead: make(chan int, len(shares))}
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return nil, err
 	}
@@ -80,8 +84,8 @@ func startMachine(ctx context.Context, s *settings, disk string, libraries map[s
 		MemoryMiB: s.memory, Packed: s.packed, Dir: logs, NoReboot: true,
 		QEMUArgs: []string{"-drive", "if=none,id=tests,format=raw,readonly=on,file=" + disk, "-device", "virtio-blk-pci,drive=tests"},
 	}
-	for i, tag := range tags {
-		share := guest.Share{Tag: tag, Socket: filepath.Join(m.work, tag+".sock"), RequestQueues: s.queues, QueueSize: 1024, DAX: s.dax}
+	for i, name := range shares {
+		share := guest.Share{Tag: tag(name), Socket: filepath.Join(m.work, name+".sock"), RequestQueues: s.queues, QueueSize: 1024, DAX: s.dax}
 		if err := m.startDaemon(ctx, s, i, share.Socket); err != nil {
 			return nil, err
 		}
@@ -97,7 +101,7 @@ func startMachine(ctx context.Context, s *settings, disk string, libraries map[s
 }
 
 func (m *machine) startDaemon(ctx context.Context, s *settings, i int, socket string) error {
-	dir := filepath.Join(m.work, tags[i])
+	dir := filepath.Join(m.work, shares[i])
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -106,7 +110,7 @@ func (m *machine) startDaemon(ctx context.Context, s *settings, i int, socket st
 		return err
 	}
 	defer log.Close()
-	d, err := guest.StartDaemon(ctx, guest.DaemonConfig{Command: s.daemon, Socket: socket, Dir: dir, Tag: tags[i], Output: log})
+	d, err := guest.StartDaemon(ctx, guest.DaemonConfig{Command: s.daemon, Socket: socket, Dir: dir, Tag: tag(shares[i]), Output: log})
 	if err != nil {
 		return fmt.Errorf("%w (see %s)", err, log.Name())
 	}
@@ -119,7 +123,7 @@ func (m *machine) startDaemon(ctx context.Context, s *settings, i int, socket st
 }
 
 func (m *machine) daemonLog(i int) string {
-	return filepath.Join(m.logs, "daemon-"+tags[i]+".log")
+	return filepath.Join(m.logs, "daemon-"+shares[i]+".log")
 }
 
 func prepareScript(dax bool) string {
@@ -137,10 +141,10 @@ for stack in auth account password session; do
     [ -e /etc/pam.d/common-$stack ] || echo "$stack required pam_permit.so" >/etc/pam.d/common-$stack
 done
 cat >%[3]s <<END
-export FSTYP=virtiofs TEST_DEV=test TEST_DIR=/mnt/test SCRATCH_DEV=scratch SCRATCH_MNT=/mnt/scratch
+export FSTYP=virtiofs TEST_DEV=%[5]s TEST_DIR=/mnt/test SCRATCH_DEV=%[6]s SCRATCH_MNT=/mnt/scratch
 export RESULT_BASE=%[2]s MOUNT_OPTIONS="%[4]s" TEST_FS_MOUNT_OPTS="%[4]s"
 END
-`, guestTests, guestResults, guestOptions, options)
+`, guestTests, guestResults, guestOptions, options, tag(shares[0]), tag(shares[1]))
 }
 
 // checkScript runs check on the tests in the order given.

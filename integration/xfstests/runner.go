@@ -197,7 +197,7 @@ func (r *runner) follow(ctx context.Context, m *machine, tests []string, log io.
 			}
 			return run, nil
 		case i := <-m.dead:
-			return trouble(fail, "the daemon of "+tags[i]+" ended")
+			return trouble(fail, "the daemon of "+shares[i]+" ended")
 		case <-limit.C:
 			if run.test == "" {
 				return trouble(hung, "check hangs between tests")
