@@ -83,6 +83,16 @@ func groups() []group {
 	}
 }
 
+// GroupsBut names all groups but some.
+func GroupsBut(names ...string) (all []string) {
+	for _, g := range groups() {
+		if !slices.Contains(names, g.name) {
+			all = append(all, g.name)
+		}
+	}
+	return all
+}
+
 // Run runs the whole suite on fs as subtests named group/case. It ends with a line that counts what was run and
 // what was skipped for which missing capability.
 func Run(t *testing.T, fs FS, o Options) {
