@@ -9,7 +9,8 @@ import (
 // crew is a bounded set of locked OS threads that serve the requests which a
 // queue's reader must not wait for. Threads start when there is work for them
 // and end when there has been none for a while, so that an idle daemon has
-// none. A request that finds all of them busy waits in the order of arrival.
+// none. A request that finds all of them busy waits in the order of arrival, and
+// so does one that yields its thread.
 type crew struct {
 	max         int
 	idleTimeout time.Duration

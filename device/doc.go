@@ -17,9 +17,9 @@
 // its place (reader.go, turn.go): as long as the driver waits for the answer
 // nobody else has to be woken. Where there is more to do it goes to a crew
 // (crew.go): the pool, a bounded number of workers, or the waiters, for
-// requests that wait for what others do, a lock. All these threads start when
-// they are needed and end when they are idle, so that an idle device neither
-// wakes up nor has threads beside its readers.
+// requests that wait for what others do, a lock: any number, which take turns.
+// All these threads start when they are needed and end when they are idle, so
+// that an idle device neither wakes up nor has threads beside its readers.
 //
 // OS threads are never given back to the Go scheduler: they end with their
 // goroutine, since the server may have changed their credentials.

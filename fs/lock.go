@@ -46,6 +46,9 @@ type ownerFile struct {
 const (
 	lockPollMin = time.Millisecond
 	lockPollMax = 64 * time.Millisecond
+	// lockPollMany requests share what one costs; above it, each looks as much
+	// less often as there are more.
+	lockPollMany = 32
 )
 
 func (l *lockWaits) wakeLocked() {
@@ -106,7 +109,7 @@ func (l *lockWaits) wait(q int, unique uint64) (device.Verdict, unix.Errno) {
 		return v, e
 	}
 	l.sleep(w.delay)
-	w.delay = min(2*w.delay, lockPollMax)
+	w.delay = min(2*w.delay, lockPollMax*time.Duration(1+len(l.waiting)/lockPollMany))
 	return l.goesOn(q, w)
 }
 
