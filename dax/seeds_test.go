@@ -45,8 +45,7 @@ func writeFile(t testing.TB, op *Op, f *testFile, off int64, data []byte) {
 // the file changes.
 //
 // To see it fail: in exclude return after the first pass without opPark, so that
-// faults go on; or invalidate after the punch instead (call Clean after
-// change); or leave the wait for drained out of lockIO.
+// faults go on; or leave the wait for drained out of lockIO.
 func TestPunchLocksOutFaults(t *testing.T) {
 	const size = 64 * pageSize
 	rounds := 30
@@ -193,8 +192,8 @@ func TestPunchLocksOutFaults(t *testing.T) {
 // the guest dirties its pages and they are being written back (xfstests
 // generic/464).
 //
-// To see it fail: in Clean take the no-write gate before the passes: call
-// noWrite between opFreeze and the first invalidate in exclude.
+// To see it fail: take the no-write gate before the passes: move the calls of
+// noWrite from Clean to exclude, between opFreeze and the first invalidate.
 func TestAtomicTruncVsOpen(t *testing.T) {
 	const size = 32 * pageSize
 	rounds := 3000
@@ -342,9 +341,8 @@ func TestTwoInodeCopy(t *testing.T) {
 // another exclusive holder waiting behind, a reclaim waiting, and blocked
 // Syncs on every link's worth of threads; and a FORGET must not wait either.
 //
-// To see it fail: have server.Write wait for an exclusion of its file or of its
-// span (call enter instead of resolve); or have Forget remove the mappings at
-// once.
+// To see it fail: have server.Write wait while there is an exclusion over its span,
+// or one of any span that is parked; or have Forget remove the mappings at once.
 func TestWritebackNeverWaitsOnReclaim(t *testing.T) {
 	m := testManager(t, Config{})
 	watchdog(t, m, 30*time.Second)
@@ -414,7 +412,7 @@ func TestWritebackNeverWaitsOnReclaim(t *testing.T) {
 //
 // To see it fail: in lockBuffers take every lock with lock instead of tryLock
 // (the race detector's build panics, another hangs); or leave lockBuffers out of
-// BeginWrite (blocks of two values).
+// BeginWrite (no lock is dropped).
 func TestMappedBufferRing(t *testing.T) {
 	const block = 4 * pageSize
 	const blocks = 8
