@@ -2,6 +2,7 @@ package frontend_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -311,6 +312,56 @@ func TestMemoryRegionsStayBelowQemusLimit(t *testing.T) {
 				t.Logf("%d mappings, %d refused", n, refused)
 			}
 		})
+	}
+}
+
+// TestRegionsOfOtherDevicesCount has other devices of the VM take memory regions, and give them back.
+func TestRegionsOfOtherDevicesCount(t *testing.T) {
+	ours(t)
+	if os.Geteuid() != 0 {
+		t.Skip("the backing mount needs root")
+	}
+	const limit, ranges = 32, 12
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(ranges*rangeSize, 1), 0o600))
+	d := daemontest.Start(t, dir, "--tag=test", fmt.Sprintf("--dax-window=%dM", ranges*2), "--dax-backing=passthrough", fmt.Sprintf("--dax-max-regions=%d", limit))
+	c := daemontest.Mount(t, d, frontend.Options{Device: frontend.GenericDevice}, fuseclient.Options{Offer: daxFlags})
+	other := memfd(t, rangeSize)
+	tell := func(r frontend.Request, i uint64, fds ...int) {
+		t.Helper()
+		var p []byte
+		for _, v := range []uint64{0, 1<<45 + i*rangeSize, rangeSize, 1<<46 + i*rangeSize, 0} {
+			p = binary.LittleEndian.AppendUint64(p, v)
+		}
+		reply, _, err := c.Frontend().Exchange(frontend.Message{Request: r, Flags: frontend.FlagVersion | frontend.FlagNeedReply, Payload: p}, fds...)
+		if err != nil || binary.LittleEndian.Uint64(reply.Payload) != 0 {
+			t.Fatalf("%v: %v, %v", r, reply, err)
+		}
+	}
+	const others = limit - ranges/2
+	for i := range uint64(others) {
+		tell(frontend.AddMemReg, i, other)
+	}
+	e, err := c.Lookup(root, 1, "f")
+	must(t, err)
+	mapped := 0
+	for i := range uint64(ranges) {
+		switch err := c.Setupmapping(e.NodeId, i*rangeSize, rangeSize, fuseclient.MapRead, i*rangeSize); err {
+		case nil:
+			mapped++
+		case unix.EIO:
+		default:
+			t.Errorf("SETUPMAPPING without regions left: %v", err)
+		}
+	}
+	if mapped == 0 || mapped > limit-others {
+		t.Errorf("%d ranges are mapped beside %d regions of others; %d regions are the limit", mapped, others, limit)
+	}
+	for i := range uint64(others) {
+		tell(frontend.RemMemReg, i)
+	}
+	for i := range uint64(ranges) {
+		must(t, c.Setupmapping(e.NodeId, i*rangeSize, rangeSize, fuseclient.MapRead, i*rangeSize))
 	}
 }
 
