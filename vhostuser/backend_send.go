@@ -22,11 +22,12 @@ import (
 // message that does not exist.
 const voidRequest = 0x7fffff00
 
-// How often the socket is looked at. As long as QEMU waits for the rest of a
-// message all of its device emulation does.
+// How often the socket is looked at: at first whenever others have had the
+// processor, for as long as QEMU waits for the rest of a message all of its
+// device emulation does.
 const (
-	pollFirst = 10 * time.Microsecond
-	pollMost  = 100 * time.Microsecond
+	yields    = 100
+	pollPause = 50 * time.Microsecond
 )
 
 // ask makes one request and waits for its reply.
@@ -49,12 +50,16 @@ func (ch *BackendChannel) ask(ctx context.Context, code BackendRequest, fd int, 
 	}
 	r := &request{code: code, done: make(chan struct{}), mapped: c}
 	err = ch.begin(r, fd, fill)
-	for pause := pollFirst; err == nil; pause = min(2*pause, pollMost) {
+	for looks := 0; err == nil; looks++ {
 		var sent bool
 		if sent, err = ch.complete(ctx, r); sent {
 			break
 		}
-		time.Sleep(pause)
+		if looks < yields {
+			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		} else {
+			time.Sleep(pollPause)
+		}
 	}
 	if err != nil {
 		<-ch.turn
