@@ -149,7 +149,7 @@ func optionTable(c *config) []option {
 			help: "Remember inodes by file handle, which keeps no descriptor open, where the file system has them (prefer), nowhere (never), or refuse other file systems (mandatory). Needs CAP_DAC_READ_SEARCH."},
 
 		{name: "dax-window", arg: "SIZE", def: "0", value: sizeValue{&c.daxWindow},
-			help: "Offer the guest a DAX window of this many bytes (a multiple of 2M; K, M and G are understood), through which it maps files without a copy of its own. It needs QEMU 11.1 or later and its vhost-user-test-device-pci, and --tag."},
+			help: "Offer the guest a DAX window of this many bytes (a power of two, at least 2M; K, M and G are understood), through which it maps files without a copy of its own. It needs QEMU 11.1 or later and its vhost-user-test-device-pci, and --tag."},
 		{name: "dax-backing", arg: "auto|passthrough|managed|direct", def: "auto", value: oneOf(&c.daxBacking,
 			pair("auto", dax.Managed), pair("managed", dax.Managed), pair("passthrough", dax.Passthrough), pair("direct", dax.Direct)),
 			help: "What the window shows: pages that the daemon fills and can take back at any time (managed, and auto), the file's page cache on the host (passthrough, needs Linux 6.9), or the file itself, of which only ranges of 2M that lie wholly inside it can be mapped (direct)."},
@@ -239,8 +239,8 @@ func (c *config) check() error {
 		}
 	}
 	switch {
-	case c.daxWindow%dax.RangeSize != 0:
-		return usageError("--dax-window must be a multiple of 2M")
+	case c.daxWindow%dax.RangeSize != 0 || c.daxWindow&(c.daxWindow-1) != 0:
+		return usageError("--dax-window must be a power of two, and at least 2M: QEMU ends itself at the start with any other")
 	case c.daxWindow != 0 && c.tag == "":
 		return usageError("--dax-window needs --tag: the QEMU device that has a window reads its configuration from the daemon")
 	case c.daxWindow == 0 && (c.daxMemory != 0 || c.daxMinSize != 0):

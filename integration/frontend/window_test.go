@@ -293,7 +293,7 @@ func TestMemoryRegionsStayBelowQemusLimit(t *testing.T) {
 			must(t, err)
 			must(t, f.Truncate(ranges*rangeSize))
 			must(t, f.Close())
-			_, c := window(t, dir, backing, 2*ranges, frontend.Options{})
+			_, c := window(t, dir, backing, 2048, frontend.Options{})
 			e, err := c.Lookup(root, 1, "f")
 			must(t, err)
 			refused := 0
@@ -321,7 +321,7 @@ func TestRegionsOfOtherDevicesCount(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("the backing mount needs root")
 	}
-	const limit, ranges = 32, 12
+	const limit, ranges = 32, 8
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(ranges*rangeSize, 1), 0o600))
 	d := daemontest.Start(t, dir, "--tag=test", fmt.Sprintf("--dax-window=%dM", ranges*2), "--dax-backing=passthrough", fmt.Sprintf("--dax-max-regions=%d", limit))
