@@ -252,3 +252,22 @@ func TestStopOfAVisitedRing(t *testing.T) {
 		}
 	}
 }
+
+func TestServingWhatMayBlockAllocatesNothing(t *testing.T) {
+	_, e, q := relievedMachine(t, device.Options{})
+	close(e.release)
+	text := "block no allocation here"
+	round := func() {
+		q.submit(0, text)
+		q.doKick()
+		for {
+			if _, ok := q.pollQuiet(); ok {
+				return
+			}
+			q.waitCall(long)
+		}
+	}
+	if n := testing.AllocsPerRun(200, round); n > 0 {
+		t.Errorf("%v allocations for a request", n)
+	}
+}
