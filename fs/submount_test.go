@@ -189,7 +189,9 @@ func TestFsVerity(t *testing.T) {
 
 func fsVerity(t *testing.T, salt string) {
 	dir := t.TempDir()
-	mountImage(t, dir, "mkfs.ext4", "-q", "-O", "verity")
+	if !hasVerity(t, dir) {
+		mountImage(t, dir, "mkfs.ext4", "-q", "-O", "verity")
+	}
 	g := newGuest(t, Options{SharedDir: dir})
 	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o600)
 	_, e := g.write(node, fh, 0, []byte("data"))
@@ -218,6 +220,17 @@ func fsVerity(t *testing.T, salt string) {
 	if _, e := g.open(node, unix.O_RDWR); e != unix.EPERM {
 		t.Errorf("OPEN to write: %v", e)
 	}
+}
+
+func hasVerity(t *testing.T, dir string) bool {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "probe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, e := sysIoctl(int(f.Fd()), fsIocMeasureVerity, make([]byte, 4+verityDigestMax))
+	return e == unix.ENODATA
 }
 
 // verityDigest is the digest of a file of one block (Documentation/filesystems/fsverity.rst).
