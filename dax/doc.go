@@ -76,7 +76,8 @@
 //	writeback waits for no lock          TestWritebackNeverWaitsOnReclaim
 //	buffers in the window                TestMappedBufferRing
 //	any process can be killed            TestKillAtAnyMoment
-//	the budget holds                     TestResidentStaysUnderBudget
+//	the budget holds                     TestResidentStaysUnderBudget, TestFaultsWaitForTheEngine
+//	a pause is not noticed               TestPauseHoldsSetups
 //	reclaim loses nothing                TestReclaimUnderRewrite
 //
 // The tests need root and /dev/fuse, and say so if they have not. Each has a

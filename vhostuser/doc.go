@@ -9,7 +9,7 @@
 //	what may come when      rules.go: one row per request
 //	state and dispatch      session*.go
 //	the device              device.go: the interface that is served
-//	back-end requests       backend.go, commit.go
+//	back-end requests       backend.go, backend_send.go, commit.go
 //
 // # Trust
 //
