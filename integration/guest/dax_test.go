@@ -165,7 +165,7 @@ func pauses(t *testing.T, backing string) {
 	}()
 	stop := sync.OnceFunc(func() { close(ended) })
 	t.Cleanup(stop)
-	out := run(t, vm, 5*time.Minute, "fio --name=pause --directory=/mnt --ioengine=mmap --rw=randwrite --bs=4k --size=32m --numjobs=2 --runtime=8 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_state_save=0 --group_reporting && rm /mnt/pause*")
+	out := run(t, vm, 5*time.Minute, "fio --name=pause --directory=/mnt --ioengine=mmap --rw=randwrite --bs=4k --size=32m --numjobs=2 --runtime=8 --verify=crc32c --do_verify=1 --verify_backlog=32 --verify_fatal=1 --verify_state_save=0 --group_reporting && rm /mnt/pause*")
 	stop()
 	if n := <-paused; n < 10 {
 		t.Errorf("paused only %d times", n)
