@@ -161,7 +161,7 @@ func optionTable(c *config) []option {
 			help: "Memory regions that the front-end bears for the whole virtual machine. QEMU ends itself above 512."},
 
 		{name: "thread-pool-size", arg: "N", def: fmt.Sprint(defaultThreadPoolSize), value: number(&c.threadPoolSize, 0, maxThreadPoolSize),
-			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed. 0: each queue serves one request after the other."},
+			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed, beside the one such request that the thread of a queue may serve itself. 0: each queue serves one request after the other."},
 		{name: "rlimit-nofile", arg: "N", def: "min(1000000, /proc/sys/fs/nr_open)", value: number(&c.rlimitNofile, 0, 1<<40),
 			help: "Raise the limit of open files to N; 0 leaves it as it is."},
 		{name: "sandbox", arg: "none", def: "none", value: oneOfAnyCase(&c.sandbox, pair[choice]("none", "none")),
