@@ -106,7 +106,7 @@ func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 		want |= fuse.CAP_WRITEBACK_CACHE
 	}
 	if !f.opts.Writeback && f.opts.Cache != CacheAlways {
-		// When such a write has ended, Linux (7.2) does not drop the pages that somebody read meanwhile. A new mtime
+		// When such a write has ended, Linux (6.18) does not drop the pages that somebody read meanwhile. A new mtime
 		// does that, but not where the guest trusts its own.
 		want |= fuse.CAP_ASYNC_DIO
 	}
