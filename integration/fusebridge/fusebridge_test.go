@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,7 +90,8 @@ func TestKernelBehaviour(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer fs.Close()
-			o.Groups, o.Require = mode.groups, append(o.Require, mode.needs...)
+			o := o
+			o.Groups, o.Require = mode.groups, slices.Concat(o.Require, mode.needs)
 			behaviour.Run(t, fs, o)
 		})
 	}

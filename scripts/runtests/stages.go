@@ -51,7 +51,7 @@ func allStages(ctx context.Context, fuzzTime time.Duration) ([]stage, error) {
 			check{"staticcheck", []string{"go", "tool", "staticcheck", "./..."}},
 			check{"go mod tidy", []string{"go", "mod", "tidy", "-diff"}},
 		}},
-		{name: "race", steps: []step{goTest{name: "race", format: "pkgname", arguments: race, env: []string{"VIRTIOFSD_TEST_BUILDFLAGS=-race"}}}},
+		{name: "race", steps: []step{goTest{name: "race", format: "pkgname", arguments: race, env: []string{"VIRTIOFSD_TEST_BUILDFLAGS=-race", "BEHAVIOUR_SCALE=10"}}}},
 		{name: "one-processor", steps: []step{goTest{name: "one-processor", format: "pkgname", arguments: single, env: []string{"GOMAXPROCS=1"}}}},
 		{name: "fuzz", steps: fuzz, atOnce: 2},
 		{name: "guest", steps: []step{goTest{name: "guest", format: "testname", arguments: inGuest}}},

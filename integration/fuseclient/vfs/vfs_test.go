@@ -3,6 +3,7 @@ package vfs_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -59,7 +60,8 @@ func TestBehaviour(t *testing.T) {
 			defer host.Close()
 			d := daemontest.Start(t, dir, append([]string{"--xattr"}, mode.daemon...)...)
 			c := daemontest.Mount(t, d, mode.fe, mode.client)
-			o.Groups, o.Require = mode.groups, append(o.Require, mode.needs...)
+			o := o
+			o.Groups, o.Require = mode.groups, slices.Concat(o.Require, mode.needs)
 			behaviour.Run(t, vfs.New(c, host.Lacks), o)
 		})
 	}
