@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +38,25 @@ func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
 		out.Attr.Flags = t.attrFlags(n, n)
 	}
 	return sizeOf[fuse.AttrOut](), 0
+}
+
+// attrTimeout is how long the guest may keep the attributes of n in t.st.
+//
+// Those of a set-id file not at all: the replies of what takes the bits hold none,
+// and by a bit that the guest goes on to see it would run a file with another's
+// rights. Those of a file in the window neither, unless all the guest's names
+// are kept for long: what a store to memory changes, the times, no reply tells.
+func (t *Thread) attrTimeout(n *inode) time.Duration {
+	if n.typ == unix.S_IFREG && (t.st.Mode&setidBits != 0 || t.fs.opts.Cache == CacheAuto && !t.fs.opts.ReadOnly && t.mayBeDAX(n)) {
+		return 0
+	}
+	return t.fs.attrTimeout
+}
+
+// mayBeDAX says whether the guest reaches the data of n, whose attributes are in
+// t.st, through the window, or will once it has opened it.
+func (t *Thread) mayBeDAX(n *inode) bool {
+	return t.isDAX(n) || t.attrFlags(n, n) == fuse.ATTR_DAX
 }
 
 // stat puts the attributes of n into t.st.

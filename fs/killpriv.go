@@ -1,8 +1,6 @@
 package fs
 
 import (
-	"time"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -43,16 +41,6 @@ func (n *inode) tellMode(mode uint16) {
 	if bits := uint32(mode) & privBits; n.told.Load() != bits {
 		n.told.Store(bits)
 	}
-}
-
-// attrTimeout is how long the guest may keep the attributes of n in t.st. The
-// replies of what takes set-id bits hold none, and by a bit that the guest goes
-// on to see it would run a file with another's rights.
-func (t *Thread) attrTimeout(n *inode) time.Duration {
-	if n.typ == unix.S_IFREG && t.st.Mode&setidBits != 0 {
-		return 0
-	}
-	return t.fs.attrTimeout
 }
 
 // looked says whether the guest, if it looks at the mode, sees what is in t.st.

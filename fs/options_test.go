@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 )
 
 func TestWhatAGuestMayRemember(t *testing.T) {
@@ -77,6 +79,46 @@ func TestWhatAGuestMayRemember(t *testing.T) {
 			g.must("OPENDIR", e)
 			if got := overlay[fuse.OpenOut](aligned(dirRep)).OpenFlags & kept; got != c.dir {
 				t.Errorf("OPENDIR %#x, want %#x", got, c.dir)
+			}
+		})
+	}
+}
+
+// What a store to a mapping changes no reply tells, so the guest must ask.
+func TestAttributesOfAFileInTheWindowAreNotKept(t *testing.T) {
+	const window, inode = fuse.CAP_MAP_ALIGNMENT, fuse.CAP_HAS_INODE_DAX
+	for _, c := range []struct {
+		name  string
+		opts  Options
+		flags uint64
+		size  int64
+		want  time.Duration
+	}{
+		{name: "a guest without a window", size: dax.RangeSize, want: time.Second},
+		{name: "every file", flags: window, size: 1},
+		{name: "a file that is to be mapped", flags: window | inode, size: dax.RangeSize},
+		{name: "a file that is not to be mapped", flags: window | inode, size: 1, want: time.Second},
+		{name: "a share that nobody in the guest changes", opts: Options{ReadOnly: true}, flags: window, size: 1, want: time.Second},
+		{name: "a guest that trusts what it knows", opts: Options{Cache: CacheAlways}, flags: window, size: 1, want: day},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.opts.DAX = newWindow(t)
+			c.opts.WindowOffset = func(uint64) (uint64, bool) { return 0, false }
+			g := newGuestRaw(t, c.opts)
+			path := filepath.Join(g.fs.opts.SharedDir, "f")
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, c.size); err != nil {
+				t.Fatal(err)
+			}
+			g.mustInit(guestFlags&^(window|inode) | c.flags)
+			looked, e := g.lookup(rootID, "f")
+			g.must("LOOKUP", e)
+			attr, e := g.getattr(looked.NodeId)
+			g.must("GETATTR", e)
+			if looked.AttrTimeout() != c.want || attr.Timeout() != c.want {
+				t.Errorf("kept for %v after LOOKUP and %v after GETATTR, want %v", looked.AttrTimeout(), attr.Timeout(), c.want)
 			}
 		})
 	}

@@ -79,6 +79,27 @@ md5sum /tmp/reference`, name, size))
 	}
 }
 
+// TestDAXStoreShowsInTheTimes changes a file by a store to its mapping, right after its attributes were asked for.
+func TestDAXStoreShowsInTheTimes(t *testing.T) {
+	for _, backing := range []string{"managed", "passthrough"} {
+		t.Run(backing, func(t *testing.T) {
+			vm := daxMounted(t, t.TempDir(), "32M", "--dax-backing="+backing)
+			run(t, vm, time.Minute, `python3 - <<'PY'
+import mmap, os, time
+with open("/mnt/f", "wb") as f: f.write(b"x" * 8192)
+time.sleep(0.1)
+before = os.stat("/mnt/f")
+with open("/mnt/f", "r+b") as f, mmap.mmap(f.fileno(), 8192) as m:
+    m[0] = 7
+    m.flush()
+after = os.stat("/mnt/f")
+assert after.st_mtime_ns > before.st_mtime_ns, "mtime"
+assert after.st_ctime_ns > before.st_ctime_ns, "ctime"
+PY`)
+		})
+	}
+}
+
 // TestDAXFioVerifies works on more than the window holds, so that mappings come and go. That is slow in an emulator.
 func TestDAXFioVerifies(t *testing.T) {
 	vm := daxMounted(t, t.TempDir(), "32M")
