@@ -243,8 +243,16 @@ func (d *Device) RegionRemoved(r vhostuser.Region, id vhostuser.FileID, total in
 	}
 }
 
-// SetCall implements vhostuser.Device.
-func (d *Device) SetCall(i, fd int) { d.rings[i].setSignal(&d.rings[i].call, "call", fd) }
+// SetCall implements vhostuser.Device. It calls the driver: a daemon that was
+// killed may have published requests and not told of them, and what was published
+// while there was no descriptor was told to nobody.
+func (d *Device) SetCall(i, fd int) {
+	r := d.rings[i]
+	r.setSignal(&r.call, "call", fd)
+	if fd >= 0 {
+		r.callDriver()
+	}
+}
 
 // SetErr implements vhostuser.Device.
 func (d *Device) SetErr(i, fd int) { d.rings[i].setSignal(&d.rings[i].errs, "error", fd) }

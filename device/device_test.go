@@ -534,6 +534,19 @@ func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
 	}
 }
 
+// The daemon before this one may have died between publishing a request and calling the driver for it.
+func TestANewCallDescriptorIsSignalled(t *testing.T) {
+	m, _ := newEchoMachine(t, device.Options{})
+	q := m.queues[1]
+	for range 2 {
+		m.dev.SetCall(1, dup(t, q.call))
+		var count [8]byte
+		if n, err := unix.Read(q.call, count[:]); n != 8 || err != nil || count[0] != 1 {
+			t.Errorf("the eventfd has %v, %v", count, err)
+		}
+	}
+}
+
 // Without in-flight tracking it is the base that tells of a session that goes on.
 func TestServerIsToldOfASessionThatGoesOn(t *testing.T) {
 	m, e := newEchoMachine(t, device.Options{})
