@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtiofsd-go/virtiofsd-go/device"
 	"github.com/virtiofsd-go/virtiofsd-go/vhostuser"
 )
