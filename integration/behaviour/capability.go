@@ -77,6 +77,10 @@ const (
 	// Mmap: File.Mmap with MAP_SHARED and MAP_PRIVATE, coherent with read and write.
 	Mmap Capability = "mmap"
 
+	// SharedPages: who has written a part of a page reads it there while others write and read the rest. Linux's FUSE client
+	// drops a page when it finds the file changed, and reads it again although a write to it is still under way.
+	SharedPages Capability = "shared-pages"
+
 	// Btime: statx reports the time of birth.
 	Btime Capability = "btime"
 	// Atime: reading moves the access time at least by the rules of relatime.
@@ -100,7 +104,7 @@ var Capabilities = []Capability{
 	Fallocate, PunchHole, ZeroRange, CollapseRange, InsertRange, UnshareRange, SeekHole, SeekUnsynced, CopyRange,
 	RenameNoreplace, RenameExchange, RenameWhiteout,
 	XattrUser, XattrTrusted, XattrSecurity, TrustedHidden, XattrHuge, ACL,
-	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap,
+	Flock, PosixLocks, OFDLocks, FileFlags, ProjectID, Mmap, SharedPages,
 	Btime, Atime, WriteTimes, WideTimes, FineTimes, DirNlink, BlockCount,
 }
 

@@ -258,31 +258,8 @@ var raceCases = []testCase{
 			equal(t, n, records, "records of %c", w)
 		}
 	}},
-	{"writers of their own ranges do not disturb each other", nil, func(t *T) {
-		const writers, size = 6, 5000 // ranges share pages
-		t.file("f", nil)
-		t.storm(writers, func(w int) error {
-			f, err := t.Open("f", unix.O_RDWR, 0)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			p := make([]byte, size)
-			for i := range t.scaled(100, 20) {
-				if _, err := f.Pwrite(pattern(size, byte(w*31+i)), int64(w)*size); err != nil {
-					return err
-				}
-				if _, err := f.Pread(p, int64(w)*size); err != nil {
-					return err
-				}
-				if err := difference(p, pattern(size, byte(w*31+i))); err != nil {
-					return fmt.Errorf("worker %d, step %d: %w", w, i, err)
-				}
-			}
-			return nil
-		})
-		t.size(t.rw("f"), writers*size)
-	}},
+	{"writers of their own pages do not disturb each other", nil, func(t *T) { writersOfOwnRanges(t, 1<<20) }},
+	{"writers of their own ranges do not disturb each other", []Capability{SharedPages}, func(t *T) { writersOfOwnRanges(t, 5000) }},
 	{"readers of a file that is cut and grown see its bytes or zeroes", nil, func(t *T) {
 		const size = 40000
 		want := pattern(size, 1)
@@ -566,4 +543,32 @@ var raceCases = []testCase{
 			return nil
 		})
 	}},
+}
+
+// writersOfOwnRanges has each of them write 5000 bytes of a file again and again, and read them back. The ranges begin
+// stride bytes apart.
+func writersOfOwnRanges(t *T, stride int64) {
+	const writers, size = 6, 5000
+	t.file("f", nil)
+	t.storm(writers, func(w int) error {
+		f, err := t.Open("f", unix.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		p := make([]byte, size)
+		for i := range t.scaled(100, 20) {
+			if _, err := f.Pwrite(pattern(size, byte(w*31+i)), int64(w)*stride); err != nil {
+				return err
+			}
+			if _, err := f.Pread(p, int64(w)*stride); err != nil {
+				return err
+			}
+			if err := difference(p, pattern(size, byte(w*31+i))); err != nil {
+				return fmt.Errorf("worker %d, step %d: %w", w, i, err)
+			}
+		}
+		return nil
+	})
+	t.size(t.rw("f"), (writers-1)*stride+size)
 }

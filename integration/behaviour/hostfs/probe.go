@@ -120,6 +120,7 @@ func (p *prober) calls() {
 
 	p.xattrs(b)
 	p.locks(b)
+	p.pages(b)
 	p.attributes(b)
 }
 
@@ -176,6 +177,12 @@ func (p *prober) xattrs(b *file) {
 	acl := []byte{2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 6, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
 		16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255}
 	p.needs(bh.ACL, b.Fsetxattr("system.posix_acl_access", acl, 0))
+}
+
+func (p *prober) pages(b *file) {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(b.fd, &st)
+	p.needs(bh.SharedPages, errors.Join(err, check(st.Type != unix.FUSE_SUPER_MAGIC, "Linux's FUSE reads a page again that is being written")))
 }
 
 func (p *prober) locks(b *file) {
