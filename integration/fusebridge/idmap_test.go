@@ -59,6 +59,10 @@ func TestIdmappedMount(t *testing.T) {
 	if err := os.Chmod(at, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// An answer means that the kernel has that of INIT too, before which it maps no ids of this mount.
+	if _, err := os.ReadDir(b.Dir()); err != nil {
+		t.Fatal(err)
+	}
 	tree, err := unix.OpenTree(unix.AT_FDCWD, b.Dir(), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		t.Fatalf("open_tree: %v", err)
