@@ -38,7 +38,8 @@ func allStages(ctx context.Context, fuzzTime time.Duration) ([]stage, error) {
 		return nil, err
 	}
 	race := append([]string{"-race", "-timeout=15m"}, plain...)
-	single := append([]string{"-count=1", "-timeout=15m"}, plain...)
+	// Without -p go test would take GOMAXPROCS for the number of packages to test at once, too.
+	single := append([]string{"-count=1", "-p=2", "-timeout=15m"}, plain...)
 	artifacts, err := filepath.Abs(filepath.Join(resultDirectory, "guest"))
 	if err != nil {
 		return nil, err
@@ -52,7 +53,7 @@ func allStages(ctx context.Context, fuzzTime time.Duration) ([]stage, error) {
 			check{"go mod tidy", []string{"go", "mod", "tidy", "-diff"}},
 		}},
 		{name: "race", steps: []step{goTest{name: "race", format: "pkgname", arguments: race, env: []string{"VIRTIOFSD_TEST_BUILDFLAGS=-race", "BEHAVIOUR_SCALE=10"}}}},
-		{name: "one-processor", steps: []step{goTest{name: "one-processor", format: "pkgname", arguments: single, env: []string{"GOMAXPROCS=1"}}}},
+		{name: "one-processor", steps: []step{goTest{name: "one-processor", format: "pkgname", arguments: single, env: []string{"GOMAXPROCS=1", "BEHAVIOUR_SCALE=4"}}}},
 		{name: "fuzz", steps: fuzz, atOnce: 2},
 		{name: "guest", steps: []step{goTest{name: "guest", format: "testname", arguments: inGuest}}},
 	}, nil
