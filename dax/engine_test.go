@@ -13,17 +13,7 @@ import (
 func TestResidentStaysUnderBudget(t *testing.T) {
 	const ranges = 256
 	const budget = ranges / 8 * RangeSize
-	m := testManager(t, Config{Window: ranges * RangeSize, Memory: budget})
-	watchdog(t, m, time.Minute)
-	op := m.NewOp()
-	f := newTestFile(t, 0, 'a')
-	if err := f.Truncate(ranges * RangeSize); err != nil {
-		t.Fatal(err)
-	}
-	for i := range uint32(ranges) {
-		show(t, m, op, f, uint64(i)*RangeSize, i)
-	}
-	g := startGuest(t, m)
+	m, g := guestOfSparseFile(t, ranges, budget)
 	var calls []chan guestReply
 	for i := range uint64(2) {
 		calls = append(calls, g.start(guestCall{Op: "fault", Off: i * ranges / 2 * RangeSize, Len: ranges / 2 * RangeSize}))
@@ -61,17 +51,7 @@ func TestResidentStaysUnderBudget(t *testing.T) {
 func TestFaultsWaitForTheEngine(t *testing.T) {
 	const ranges = 256
 	const budget = ranges / 8 * RangeSize
-	m := testManager(t, Config{Window: ranges * RangeSize, Memory: budget})
-	watchdog(t, m, time.Minute)
-	op := m.NewOp()
-	f := newTestFile(t, 0, 'a')
-	if err := f.Truncate(ranges * RangeSize); err != nil {
-		t.Fatal(err)
-	}
-	for i := range uint32(ranges) {
-		show(t, m, op, f, uint64(i)*RangeSize, i)
-	}
-	g := startGuest(t, m)
+	m, g := guestOfSparseFile(t, ranges, budget)
 	m.engine.mu.Lock()
 	var calls []chan guestReply
 	for i := range uint64(2) {
@@ -99,6 +79,21 @@ func TestFaultsWaitForTheEngine(t *testing.T) {
 	for _, c := range calls {
 		<-c
 	}
+}
+
+// guestOfSparseFile is a guest whose window, of that many ranges, shows a file of that size, of which nothing is resident.
+func guestOfSparseFile(t *testing.T, ranges, budget uint64) (*Manager, *guest) {
+	m := testManager(t, Config{Window: ranges * RangeSize, Memory: budget})
+	watchdog(t, m, time.Minute)
+	op := m.NewOp()
+	f := newTestFile(t, 0, 'a')
+	if err := f.Truncate(int64(ranges * RangeSize)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range ranges {
+		show(t, m, op, f, i*RangeSize, uint32(i))
+	}
+	return m, startGuest(t, m)
 }
 
 // TestReclaimUnderRewrite reclaims everything, all the time, while the guest

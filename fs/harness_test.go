@@ -165,23 +165,8 @@ func (g *guest) callExt(op uint32, node uint64, body, ext []byte, room int) ([]b
 // send puts raw bytes before the file system and returns the used length.
 func (g *guest) send(req []byte, room int) int {
 	g.t.Helper()
-	copy(g.ram[requestAt:], req)
 	for mayBlock := !g.inline; ; mayBlock = true {
-		table := g.mem.Acquire()
-		g.in.Reset(table)
-		g.out.Reset(table)
-		if len(req) > 0 {
-			if err := g.in.Append(requestAt, uint32(len(req))); err != nil {
-				g.t.Fatal(err)
-			}
-		}
-		if room > 0 {
-			if err := g.out.Append(replyAt, uint32(room)); err != nil {
-				g.t.Fatal(err)
-			}
-		}
-		n, v := g.thread.Serve(1, &g.in, &g.out, mayBlock)
-		table.Release()
+		n, v := g.serve(req, room, mayBlock)
 		switch v {
 		case device.Done:
 			return int(n)
@@ -195,6 +180,27 @@ func (g *guest) send(req []byte, room int) int {
 			g.t.Fatalf("verdict %d", v)
 		}
 	}
+}
+
+// serve has raw bytes served once.
+func (g *guest) serve(req []byte, room int, mayBlock bool) (written uint32, v device.Verdict) {
+	g.t.Helper()
+	copy(g.ram[requestAt:], req)
+	table := g.mem.Acquire()
+	defer table.Release()
+	g.in.Reset(table)
+	g.out.Reset(table)
+	if len(req) > 0 {
+		if err := g.in.Append(requestAt, uint32(len(req))); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	if room > 0 {
+		if err := g.out.Append(replyAt, uint32(room)); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	return g.thread.Serve(1, &g.in, &g.out, mayBlock)
 }
 
 // must fails the test unless e is 0.

@@ -23,6 +23,8 @@ import (
 //
 // Such a SETATTR is taken for an announcement of the thread's next request and
 // takes nothing itself: anybody can have it sent, by a chown(2) that names no id.
+// For a file in the window, where no request follows, it does take the bits, which
+// is one reason why FUSE_HANDLE_KILLPRIV_V2 has to be asked for with a window.
 // Where that does not tell whether a set-group-ID bit without group execution,
 // by which nobody gains anything, has to go, requests that speak of the bits
 // leave it, as the protocol says of them, and the others take it.

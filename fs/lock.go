@@ -93,8 +93,9 @@ func (l *lockWaits) cancel(unique uint64) {
 // wait sleeps until a lock may have been given back: at once where the guest
 // did it through this daemon, after a while where somebody else did. It returns
 // Detach to have the request look again, on a thread that others had meanwhile.
-// The first time it does so at once, for the thread may be a queue's reader.
-func (l *lockWaits) wait(q int, unique uint64) (device.Verdict, unix.Errno) {
+// The first time, and where the thread may not block, it does so at once: the
+// thread may be a queue's reader, and unique is what the guest says it is.
+func (l *lockWaits) wait(q int, unique uint64, mayBlock bool) (device.Verdict, unix.Errno) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.waiting[unique]
@@ -105,7 +106,7 @@ func (l *lockWaits) wait(q int, unique uint64) (device.Verdict, unix.Errno) {
 		l.waiting[unique] = &lockWait{delay: lockPollMin}
 		return device.Detach, 0
 	}
-	if v, e := l.goesOn(q, w); v != device.Detach {
+	if v, e := l.goesOn(q, w); v != device.Detach || !mayBlock {
 		return v, e
 	}
 	l.sleep(w.delay)
@@ -345,7 +346,7 @@ func (t *Thread) setlkw() (int, unix.Errno) {
 	if e != unix.EAGAIN && e != unix.EACCES && e != unix.EINTR {
 		return 0, e
 	}
-	t.verdict, e = t.fs.locks.wait(t.queue, t.hdr.Unique)
+	t.verdict, e = t.fs.locks.wait(t.queue, t.hdr.Unique, t.mayBlock)
 	return 0, e
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
 )
 
 // setlk asks for a lock of bytes 0 to 9, or gives it back.
@@ -112,4 +114,18 @@ func TestInterruptEndsAWaitingLock(t *testing.T) {
 	}
 	g.must("unlock", g.setlk(node, fh, 1, unix.F_UNLCK))
 	g.must("lock by the other", g.setlk(node, fh, 3, unix.F_WRLCK))
+}
+
+// A second request by the number of one that waits is not to have a queue's reader wait in its place.
+func TestTheNumberOfAWaitingLockHoldsUpNoReader(t *testing.T) {
+	g := newGuest(t, Options{PosixLock: true})
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	g.must("SETLK", g.setlk(node, fh, 1, unix.F_WRLCK))
+	body := le(fh, uint64(2), uint64(0), uint64(9), uint32(unix.F_WRLCK), uint32(0), uint32(0), uint32(0))
+	const unique = uint64(4711)
+	g.fs.locks.waiting = map[uint64]*lockWait{unique: {delay: time.Hour}}
+	req := le(uint32(inHeaderLen+len(body)), uint32(opSetlkw), unique, node, g.uid, g.gid, uint32(1), uint16(0), uint16(0), body)
+	if _, v := g.serve(req, replyRoom, false); v != device.Detach {
+		t.Errorf("verdict %d", v)
+	}
 }

@@ -24,10 +24,13 @@ const voidRequest = 0x7fffff00
 
 // How often the socket is looked at: at first whenever others have had the
 // processor, for as long as QEMU waits for the rest of a message all of its
-// device emulation does.
+// device emulation does; less and less often if QEMU does not come round, being
+// stopped by a debugger, say.
 const (
 	yields    = 100
 	pollPause = 50 * time.Microsecond
+	pollMany  = 2000 // looks before the pause grows
+	pollMost  = 2 * time.Millisecond
 )
 
 // ask makes one request and waits for its reply.
@@ -55,10 +58,13 @@ func (ch *BackendChannel) ask(ctx context.Context, code BackendRequest, fd int, 
 		if sent, err = ch.complete(ctx, r); sent {
 			break
 		}
-		if looks < yields {
+		switch {
+		case looks < yields:
 			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		} else {
+		case looks < pollMany:
 			time.Sleep(pollPause)
+		default:
+			time.Sleep(pollMost)
 		}
 	}
 	if err != nil {
