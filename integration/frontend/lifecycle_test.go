@@ -136,10 +136,12 @@ func TestRequestsSubmittedWhilePausedAreServedWithoutAKick(t *testing.T) {
 			if daemontest.Foreign() {
 				must(t, q.ForceKick()) // the specification lets a back-end wait for one
 			}
-			must(t, q.WaitTimeout(5*time.Second))
 			var done [1]*fuseclient.Request
-			if n := c.Reap(1, done[:]); n != 1 || done[0].Err != 0 {
-				t.Errorf("%d replies, %v", n, r.Err)
+			for c.Reap(1, done[:]) == 0 { // a call need not mean a reply
+				must(t, q.WaitTimeout(5*time.Second))
+			}
+			if r.Err != 0 {
+				t.Errorf("FUSE_INIT: %v", r.Err)
 			}
 		})
 	}

@@ -385,7 +385,7 @@ func (q *Queue) Arm() (ready bool) { return q.readyOrArm(true) }
 // Wake ends a Wait.
 func (q *Queue) Wake() error { return signal(q.call) }
 
-// WaitTimeout is Wait with a limit; it returns ETIMEDOUT.
+// WaitTimeout is Wait with a limit; it returns ETIMEDOUT. A device may call with nothing to poll, so callers poll and wait again.
 func (q *Queue) WaitTimeout(d time.Duration) error {
 	if q.readyOrArm(true) {
 		return nil
