@@ -70,9 +70,8 @@ func (t *Thread) readAll(f *file, off int64, size int) (int, unix.Errno) {
 		if e := errnoOf(err); e == unix.EINTR {
 			continue
 		} else if e != 0 {
-			if done > 0 {
-				break
-			}
+			// Also if there was a first part: a short READ is the end of
+			// the file to the guest.
 			return 0, e
 		}
 		if got == 0 {
@@ -125,31 +124,33 @@ func (t *Thread) write() (int, unix.Errno) {
 	done := 0
 	if len(bufs) > 0 {
 		done, e = t.writeCopied(f, int(in.Size), int64(in.Offset), flags)
-		if e != 0 {
-			return 0, e
-		}
-		return t.writeReply(done)
+		return t.writeReply(in, done, e)
 	}
 	for done < int(in.Size) {
 		put, err := t.req.WriteTo(f.fd, int64(in.Offset)+int64(done), int(in.Size)-done, flags)
-		if e := errnoOf(err); e == unix.EINTR {
+		if e = errnoOf(err); e == unix.EINTR {
 			continue
-		} else if e != 0 {
-			if done > 0 {
-				break
-			}
-			return 0, e
 		}
-		if put == 0 {
+		if e != 0 || put == 0 {
 			break
 		}
 		t.req.Skip(put)
 		done += put
 	}
-	return t.writeReply(done)
+	return t.writeReply(in, done, e)
 }
 
-func (t *Thread) writeReply(done int) (int, unix.Errno) {
+// writeReply answers a WRITE that wrote done bytes and ended with e. Less than
+// all is what a caller in the guest gets to know, but Linux does not look at the
+// length when it writes its cache back (fuse_writepage_end): there the rest would
+// be lost, and nobody told.
+func (t *Thread) writeReply(in *fuse.WriteIn, done int, e unix.Errno) (int, unix.Errno) {
+	if done < int(in.Size) && (done == 0 || in.WriteFlags&writeCache != 0) {
+		if e == 0 {
+			e = unix.EIO
+		}
+		return 0, e
+	}
 	out := overlay[fuse.WriteOut](t.payload())
 	*out = fuse.WriteOut{Size: uint32(done)}
 	return sizeOf[fuse.WriteOut](), 0

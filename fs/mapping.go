@@ -142,11 +142,8 @@ func (t *Thread) writeCopied(f *file, size int, off int64, flags int) (int, unix
 		put, err := unix.Pwritev2(f.fd, [][]byte{data[done:]}, off+int64(done), flags)
 		if e := errnoOf(err); e == unix.EINTR {
 			continue
-		} else if e != 0 {
-			if done > 0 {
-				break
-			}
-			return 0, e
+		} else if e != 0 || put == 0 {
+			return done, e
 		}
 		done += put
 	}
