@@ -15,7 +15,8 @@ type file struct {
 	flags int // open(2) flags of fd, as the guest asked for them
 	// refs counts the handle itself and every request that uses it.
 	refs   atomic.Int32
-	locked atomic.Bool // fcntl locks were asked for by this handle
+	locked atomic.Bool   // fcntl locks were asked for by this handle
+	heard  atomic.Uint64 // of inode.lost
 	dir    dirStream
 	fs     *FS
 }
@@ -27,7 +28,7 @@ func (f *FS) addFile(fd int, n *inode, flags int) uint64 {
 	id, _ := f.files.add(func(id uint64, of *file) {
 		of.id, of.fd, of.inode, of.flags, of.fs = id, fd, n, flags, f
 		of.refs.Store(1)
-		of.locked.Store(false)
+		of.heard.Store(n.lost.sample())
 	})
 	return id
 }
@@ -100,8 +101,8 @@ func (t *Thread) release() (int, unix.Errno) {
 		if !t.mayBlock {
 			return t.again()
 		}
-		// Nobody hears of an error here; FLUSH and FSYNC tell it.
-		_ = t.fs.opts.DAX.Sync(t.op, &f.inode.dax)
+		// Nobody hears of an error here.
+		t.syncWindow(f.inode)
 	}
 	if f == nil || f.inode.id != t.hdr.NodeId || !t.fs.files.remove(in.Fh) {
 		if !t.session.inherited {
@@ -121,7 +122,8 @@ func (t *Thread) release() (int, unix.Errno) {
 
 // flush serves FUSE_FLUSH, sent at every close(2) in the guest. Closing a
 // duplicate makes the host's file system do what it does at close, and report
-// the errors that it reports there.
+// the errors that it reports there. That does not count as having been heard, for
+// few programs look at what close returns.
 func (t *Thread) flush() (int, unix.Errno) {
 	in := overlay[fuse.FlushIn](t.in)
 	n, f, e := t.openFile(in.Fh)
@@ -132,11 +134,12 @@ func (t *Thread) flush() (int, unix.Errno) {
 	if !t.mayBlock && (n.mnt.slow || n.dax.Mapped()) {
 		return t.again()
 	}
-	if e := errnoOf(t.fs.opts.DAX.Sync(t.op, &n.dax)); e != 0 {
-		return 0, e
-	}
+	t.syncWindow(n)
 	if t.session.has(fuse.CAP_POSIX_LOCKS) {
 		t.fs.dropOwner(n, in.LockOwner)
+	}
+	if e := n.lost.since(f.heard.Load()); e != 0 {
+		return 0, e
 	}
 	if !n.mnt.slow {
 		// No local file system has anything to do or to say at close.
@@ -157,13 +160,16 @@ func (t *Thread) fsync() (int, unix.Errno) {
 		return 0, e
 	}
 	defer f.drop()
-	if e := errnoOf(t.fs.opts.DAX.Sync(t.op, &n.dax)); e != 0 {
-		return 0, e
-	}
+	t.syncWindow(n)
 	if in.FsyncFlags&fsyncFdatasync != 0 {
-		return 0, errnoOf(unix.Fdatasync(f.fd))
+		e = errnoOf(unix.Fdatasync(f.fd))
+	} else {
+		e = errnoOf(unix.Fsync(f.fd))
 	}
-	return 0, errnoOf(unix.Fsync(f.fd))
+	if lost := n.lost.tell(&f.heard); e == 0 {
+		e = lost
+	}
+	return 0, e
 }
 
 // fsyncdir serves FUSE_FSYNCDIR.

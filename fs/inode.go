@@ -42,6 +42,9 @@ type inode struct {
 	// from the one that was forgotten. Immutable.
 	btime unix.StatxTimestamp
 
+	// lost is what could not be written of what the guest has stored to the window.
+	lost writebackError
+
 	// openHandles counts the open files of this inode.
 	openHandles atomic.Int32
 	// announced is the thread of the guest, plus 1, whose next request takes
