@@ -184,3 +184,38 @@ func TestTheDaemonsOwnGroupsAreNoCallers(t *testing.T) {
 		t.Errorf("one outside group %d made a file of mode %04o", out.Gid, out.Mode&0o7777)
 	}
 }
+
+func TestAnACLTakesSetgidWhereTheGuestSaysSo(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("the groups of files need root")
+	}
+	// struct posix_acl_xattr_header and entries: user, group and others.
+	acl := le(uint32(2), uint16(1), uint16(7), ^uint32(0), uint16(4), uint16(5), ^uint32(0), uint16(0x20), uint16(5), ^uint32(0))
+	for _, gid := range []int{0, 100} {
+		for _, kill := range []uint32{0, fuse.SETXATTR_ACL_KILL_SGID} {
+			g := newGuest(t, Options{PosixACL: On})
+			path := filepath.Join(g.fs.opts.SharedDir, "f")
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chown(path, 1000, gid); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Chmod(path, 0o2755); err != nil {
+				t.Fatal(err)
+			}
+			f, e := g.lookup(rootID, "f")
+			g.must("LOOKUP", e)
+			g.uid, g.gid = 1000, 1000
+			_, e = g.call(opSetxattr, f.NodeId, le(uint32(len(acl)), uint32(0), kill, uint32(0), "system.posix_acl_access", acl))
+			g.must("SETXATTR", e)
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			if has := st.Mode&unix.S_ISGID != 0; has != (kill == 0) {
+				t.Errorf("group %d, flags %d: the mode is %o after", gid, kill, st.Mode)
+			}
+		}
+	}
+}

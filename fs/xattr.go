@@ -73,6 +73,11 @@ func (t *Thread) setxattr() (int, unix.Errno) {
 	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
 		t.cred.dropFsetid()
 		defer t.restorePriv()
+		if own := t.cred.gid; t.stat(n, unix.STATX_GID) == 0 && t.st.Gid == own {
+			// The guest has found that its caller is not in the file's
+			// group, so the thread must not be either.
+			t.cred.joinGroup(own ^ 1)
+		}
 	}
 	return 0, t.setXattrFD(fd, name, rest[:in.Size], in.Flags)
 }
