@@ -149,6 +149,36 @@ func TestOtherProcessesUseTheMountByPath(t *testing.T) {
 	}
 }
 
+func TestReleasedMountEndsWhenItIsUnmounted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	d := daemontest.Start(t, t.TempDir())
+	b, err := fusebridge.Mount(fusebridge.Options{Socket: d.Socket, Source: "a-name", Log: &bytes.Buffer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	at := t.TempDir()
+	if err := b.Attach(at); err != nil {
+		t.Fatal(err)
+	}
+	b.Release()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil || !strings.Contains(string(mounts), "a-name "+at+" fuse ") {
+		t.Errorf("%v; the mounts are\n%s", err, mounts)
+	}
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Wait(); err != nil {
+		t.Errorf("the bridge: %v", err)
+	}
+	if err := d.Wait(time.Minute); err != nil {
+		t.Errorf("the daemon: %v", err)
+	}
+}
+
 // TestKilledUserLeavesNothing kills a process that mounted and has files of the mount open, while it writes.
 func TestKilledUserLeavesNothing(t *testing.T) {
 	if os.Geteuid() != 0 {

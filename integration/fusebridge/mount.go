@@ -2,6 +2,7 @@ package fusebridge
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type Options struct {
 	Socket string // of the daemon
 	Queues int    // with hiprio; default 2
 	Packed bool
+	Source string    // the device's name in the table of mounts; default "fusebridge"
 	Log    io.Writer `json:"-"` // what the bridge says; default standard error
 }
 
@@ -47,7 +49,7 @@ func Mount(o Options) (b *Bridge, err error) {
 		return nil, err
 	}
 	// The kernel asks for INIT from here on. Once this process has closed its copy, the bridge is the only holder.
-	b.mount, err = mountFuse(dev)
+	b.mount, err = mountFuse(dev, cmp.Or(o.Source, "fusebridge"))
 	file.Close()
 	if err == nil {
 		_, err = io.WriteString(b.stdin, childMounted)
@@ -71,6 +73,19 @@ func (b *Bridge) PID() int { return b.cmd.Process.Pid }
 // Attach makes the mount visible at dir until Close, for programs that need a path.
 func (b *Bridge) Attach(dir string) error {
 	return unix.MoveMount(b.mount, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// Release leaves the mount to those who see it where it is attached: it lasts until they have unmounted it.
+func (b *Bridge) Release() {
+	unix.Close(b.mount)
+	b.mount = -1
+}
+
+// Wait waits for the bridge to end by itself and returns what went wrong with it, and faults of the daemon: nothing, if the
+// file system was unmounted.
+func (b *Bridge) Wait() error {
+	<-b.done
+	return b.err
 }
 
 // Close unmounts and waits for the bridge to end. If files of the mount are open, they fail from then on. It returns what
@@ -155,14 +170,14 @@ func start(o Options, fuse *os.File) (*Bridge, error) {
 }
 
 // mountFuse mounts with the options that virtio-fs has, attached nowhere.
-func mountFuse(dev int) (int, error) {
+func mountFuse(dev int, source string) (int, error) {
 	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("fsopen: %w", err)
 	}
 	defer unix.Close(fs)
 	for _, kv := range [][2]string{
-		{"source", "fusebridge"}, {"fd", strconv.Itoa(dev)}, {"rootmode", "40000"}, {"user_id", "0"}, {"group_id", "0"},
+		{"source", source}, {"fd", strconv.Itoa(dev)}, {"rootmode", "40000"}, {"user_id", "0"}, {"group_id", "0"},
 	} {
 		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
 			return -1, fmt.Errorf("mount option %s=%s: %w", kv[0], kv[1], err)

@@ -9,8 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
 )
 
 // An installed xfstests was built for this machine, and the guest may have another release of its distribution: what its
@@ -42,26 +40,34 @@ func parseLibraries(ldd string) map[string]string {
 	return found
 }
 
-// addLibraries gives the guest those libraries that it lacks.
-func addLibraries(ctx context.Context, vm *guest.VM, libraries map[string]string) error {
-	out, err := vm.Run(ctx, "mkdir -p /usr/local/lib && ldconfig && ldconfig -p")
+// addLibraries gives a root those libraries that it lacks; run executes a script there, and give copies a file into it.
+func addLibraries(libraries map[string]string, run func(script string) (string, error), give func(from, to string) error) error {
+	out, err := run("mkdir -p /usr/local/lib && ldconfig && ldconfig -p")
 	if err != nil {
 		return err
 	}
+	for _, name := range missing(out, libraries) {
+		if err := give(libraries[name], "/usr/local/lib/"+name); err != nil {
+			return fmt.Errorf("give check's root %s: %w", name, err)
+		}
+	}
+	_, err = run("ldconfig")
+	return err
+}
+
+// missing returns the libraries that ldconfig -p does not list.
+func missing(ldconfig string, libraries map[string]string) []string {
 	has := map[string]bool{}
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(ldconfig) {
 		if fields := strings.Fields(line); len(fields) > 0 {
 			has[fields[0]] = true
 		}
 	}
+	var names []string
 	for _, name := range slices.Sorted(maps.Keys(libraries)) {
-		if has[name] {
-			continue
-		}
-		if err := vm.CopyIn(ctx, libraries[name], "/usr/local/lib/"+name); err != nil {
-			return fmt.Errorf("give the guest %s: %w", name, err)
+		if !has[name] {
+			names = append(names, name)
 		}
 	}
-	_, err = vm.Run(ctx, "ldconfig")
-	return err
+	return names
 }

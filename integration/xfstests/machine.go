@@ -15,19 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where things are in the guest.
-const (
-	guestTests   = "/run/xfstests"
-	guestResults = "/run/results"
-	guestOptions = "/run/local.config"
-)
-
-// shares are what the two directories, their daemons and logs are called.
-var shares = []string{"test", "scratch"}
-
-// tag is the device's name in the guest. Tests take it for one that occurs in their output for nothing else.
-func tag(share string) string { return "virtiofs-" + share }
-
 // makeDisk makes a disk image of an installed xfstests, for the guest to mount read-only.
 func makeDisk(ctx context.Context, xfstests, path string) error {
 	var size int64 // MiB
@@ -57,8 +44,8 @@ func makeDisk(ctx context.Context, xfstests, path string) error {
 type machine struct {
 	vm      *guest.VM
 	daemons []*guest.Daemon
-	dead    chan int // holds the index of the first daemon that ended
-	work    string   // sockets and served directories
+	dead    chan string // holds which daemon ended first
+	work    string      // sockets and served directories
 	logs    string
 }
 
@@ -68,7 +55,7 @@ func startMachine(ctx context.Context, s *settings, disk string, libraries map[s
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{logs: logs, dead: make(chan int, len(shares))}
+	m := &machine{logs: logs, dead: make(chan string, len(shares))}
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return nil, err
 	}
@@ -97,7 +84,9 @@ func startMachine(ctx context.Context, s *settings, disk string, libraries map[s
 	if _, err := m.vm.Run(ctx, prepareScript(s.dax)); err != nil {
 		return nil, err
 	}
-	return m, addLibraries(ctx, m.vm, libraries)
+	return m, addLibraries(libraries,
+		func(script string) (string, error) { return m.vm.Run(ctx, script) },
+		func(from, to string) error { return m.vm.CopyIn(ctx, from, to) })
 }
 
 func (m *machine) startDaemon(ctx context.Context, s *settings, i int, socket string) error {
@@ -117,7 +106,7 @@ func (m *machine) startDaemon(ctx context.Context, s *settings, i int, socket st
 	m.daemons = append(m.daemons, d)
 	go func() {
 		<-d.Done()
-		m.dead <- i
+		m.dead <- "the daemon of " + shares[i] + " ended"
 	}()
 	return nil
 }
@@ -132,28 +121,25 @@ func prepareScript(dax bool) string {
 		options = "-o dax=always"
 	}
 	return fmt.Sprintf(`set -e
-mkdir -p %[1]s %[1]s.disk %[1]s.new %[1]s.work %[2]s /mnt/test /mnt/scratch
+mkdir -p %[1]s %[1]s.disk %[1]s.new %[1]s.work
 # Writable: some tests choose among lists of expected output by a link beside them.
 mount -t ext4 -o ro /dev/vdb %[1]s.disk
 mount -t overlay -o lowerdir=%[1]s.disk,upperdir=%[1]s.new,workdir=%[1]s.work overlay %[1]s
-# su includes these, and the root disk's maker leaves them out.
-for stack in auth account password session; do
-    [ -e /etc/pam.d/common-$stack ] || echo "$stack required pam_permit.so" >/etc/pam.d/common-$stack
-done
-cat >%[3]s <<END
-export FSTYP=virtiofs TEST_DEV=%[5]s TEST_DIR=/mnt/test SCRATCH_DEV=%[6]s SCRATCH_MNT=/mnt/scratch
-export RESULT_BASE=%[2]s MOUNT_OPTIONS="%[4]s" TEST_FS_MOUNT_OPTS="%[4]s"
-END
-`, guestTests, guestResults, guestOptions, options, tag(shares[0]), tag(shares[1]))
+`, testsDir) + optionScript("virtiofs", options)
 }
 
-// checkScript runs check on the tests in the order given.
-func checkScript(tests []string) string {
-	return fmt.Sprintf("cd %s && HOST_OPTIONS=%s exec ./check -virtiofs --exact-order %s 2>&1", guestTests, guestOptions, strings.Join(tests, " "))
+func (m *machine) check(ctx context.Context, script string, output io.Writer) error {
+	err := m.vm.Exec(ctx, guest.Command{Script: script, Stdout: output})
+	var status *guest.ExitError
+	if err == nil || errors.As(err, &status) || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("the guest ended: %s", firstLine(err.Error()))
 }
 
-// stacks keeps what all tasks of the guest do, and makes the daemons end with theirs: Go's runtime prints them to the
-// log on SIGQUIT.
+func (m *machine) trouble() <-chan string { return m.dead }
+
+// stacks asks the guest's kernel; the daemons end with theirs, as Go's runtime prints them to the log on SIGQUIT.
 func (m *machine) stacks(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -172,41 +158,19 @@ func (m *machine) stacks(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// keep copies what check kept about a test.
-func (m *machine) keep(ctx context.Context, test, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for _, suffix := range []string{"full", "out.bad", "dmesg"} {
-		content, err := m.copyOut(ctx, guestResults+"/"+test+"."+suffix)
-		if err != nil {
-			return err
-		}
-		if len(content) == 0 {
-			continue
-		}
-		path := filepath.Join(dir, strings.ReplaceAll(test, "/", "-")+"."+suffix)
-		if err := os.WriteFile(path, content, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// copyOut returns the end of a file, or nothing if there is none: some tests write hundreds of megabytes.
 func (m *machine) copyOut(ctx context.Context, path string) ([]byte, error) {
 	var out strings.Builder
-	err := m.vm.Exec(ctx, guest.Command{Script: "tail -c 1000000 " + path + " 2>/dev/null || true", Stdout: &out, Stderr: io.Discard})
+	err := m.vm.Exec(ctx, guest.Command{Script: fmt.Sprintf("tail -c %d %s 2>/dev/null || true", keptBytes, path), Stdout: &out, Stderr: io.Discard})
 	return []byte(out.String()), err
 }
 
-// stop powers the guest off; the error is what its kernel complained about.
+// stop powers the guest off; its kernel's complaints are trouble too.
 func (m *machine) stop(ctx context.Context) error {
 	err := m.vm.Stop(ctx)
 	m.kill()
 	return err
 }
 
-// kill ends everything at once. It may be called more than once.
 func (m *machine) kill() {
 	if m.vm != nil {
 		m.vm.Kill()

@@ -14,6 +14,8 @@ import (
 
 	"github.com/anmitsu/go-shlex"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/integration/fusebridge"
 )
 
 const (
@@ -26,6 +28,8 @@ type settings struct {
 	xfstests string
 	tests    []string // in the order in which they run
 	daemon   []string // with {socket}, {dir} and {tag}
+	host     bool     // on this machine's kernel
+	disk     int      // MiB for the served directories there
 	dax      bool
 	packed   bool
 	queues   int
@@ -36,7 +40,20 @@ type settings struct {
 	out      string
 }
 
+// fileSystem is what check calls the file system under test.
+func (s *settings) fileSystem() string {
+	if s.host {
+		return "fuse"
+	}
+	return "virtiofs"
+}
+
 func main() {
+	if filepath.Base(os.Args[0]) == mountHelper {
+		os.Exit(askForMount(os.Args[1:]))
+	}
+	fusebridge.Child()
+	hostChild()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	good, err := run(ctx, os.Args[1:])
@@ -54,7 +71,7 @@ func run(ctx context.Context, arguments []string) (good bool, err error) {
 	s := &settings{}
 	flags := flag.NewFlagSet("xfstests", flag.ContinueOnError)
 	flags.Usage = func() {
-		fmt.Fprint(flags.Output(), "usage: scripts/xfstests --xfstests DIR [options] [TESTS...]\n       scripts/xfstests --compare A B\n\n"+
+		fmt.Fprint(flags.Output(), "usage: scripts/xfstests --xfstests DIR [options] [TESTS...]\n       scripts/xfstests --xfstests DIR --host-kernel [options] [TESTS...]\n       scripts/xfstests --compare A B\n\n"+
 			"TESTS are names like generic/001. Without any and without -g the group quick is run.\n\n")
 		flags.PrintDefaults()
 	}
@@ -62,6 +79,8 @@ func run(ctx context.Context, arguments []string) (good bool, err error) {
 	groups := flags.String("g", "", "run the tests of these `groups`, separated by commas")
 	exclude := flags.String("x", "", "leave out these `tests`, separated by commas")
 	repeat := flags.Int("repeat", 1, "run all tests so many `times`")
+	flags.BoolVar(&s.host, "host-kernel", false, "run on this machine's kernel, through /dev/fuse to the daemon, instead of in guests; as root")
+	flags.IntVar(&s.disk, "disk", 8192, "`MiB` of the file system for the served directories, with --host-kernel")
 	flags.BoolVar(&s.dax, "dax", false, "devices with a DAX window, and mount -o dax=always")
 	flags.BoolVar(&s.packed, "packed", false, "packed virtqueues")
 	flags.IntVar(&s.queues, "queues", 1, "request queues of each device")
@@ -69,7 +88,7 @@ func run(ctx context.Context, arguments []string) (good bool, err error) {
 	flags.DurationVar(&s.limit, "limit", 10*time.Minute, "how long one test may take")
 	daemon := flags.String("daemon", "", "another daemon: its `command`, with {socket}, {dir} and {tag} in it")
 	more := flags.String("daemon-args", "--xattr --posix-acl=always", "`options` for the daemon of this tree")
-	flags.StringVar(&s.mode, "mode", "", "the `name` of the list in integration/xfstests/expected to judge by; by default dax or default")
+	flags.StringVar(&s.mode, "mode", "", "the `name` of the list in integration/xfstests/expected to judge by; by default dax, host or default")
 	flags.StringVar(&s.work, "work", os.TempDir(), "the `directory` in which those to serve are made")
 	flags.StringVar(&s.out, "out", filepath.Join("build", "xfstests"), "the `directory` for results and logs")
 	comparing := flags.Bool("compare", false, "compare the results of two runs, given as their directories")
@@ -88,6 +107,9 @@ func run(ctx context.Context, arguments []string) (good bool, err error) {
 	if s.xfstests == "" {
 		return false, errors.New("say where xfstests is installed with --xfstests DIR")
 	}
+	if s.host && s.dax {
+		return false, errors.New("there is no DAX window with --host-kernel: leave out one of them")
+	}
 	if s.tests, err = selectTests(s.xfstests, *groups, flags.Args(), *exclude, *repeat); err != nil {
 		return false, err
 	}
@@ -95,9 +117,13 @@ func run(ctx context.Context, arguments []string) (good bool, err error) {
 		return false, err
 	}
 	if s.mode == "" {
-		s.mode = "default"
-		if s.dax {
+		switch {
+		case s.dax:
 			s.mode = "dax"
+		case s.host:
+			s.mode = "host"
+		default:
+			s.mode = "default"
 		}
 	}
 	expected, err := readExpectations(s.mode)

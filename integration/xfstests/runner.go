@@ -9,14 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/virtiofsd-go/virtiofsd-go/integration/guest"
 )
 
 // checkStart bounds what check does before its first test; it looks at every argument with a few processes.
 const checkStart = 5 * time.Minute
 
-// runner runs the tests, in as many guests as it takes.
+// runner runs the tests, in as many environments as it takes.
 type runner struct {
 	s        *settings
 	expected expectations
@@ -25,7 +23,7 @@ type runner struct {
 	temp     string
 	tsvFile  *os.File
 	tsv      *tsvWriter
-	guests   int // started
+	started  int // environments
 	outcomes []outcome
 	notes    []string // trouble that belongs to no test
 }
@@ -33,9 +31,13 @@ type runner struct {
 func newRunner(s *settings, e expectations) (_ *runner, err error) {
 	r := &runner{s: s, expected: e}
 	// Logs of an earlier run would be taken for this one's.
-	old, err := filepath.Glob(filepath.Join(s.out, "guest-*"))
-	if err != nil {
-		return nil, err
+	var old []string
+	for _, pattern := range []string{"guest-*", "host-*"} {
+		found, err := filepath.Glob(filepath.Join(s.out, pattern))
+		if err != nil {
+			return nil, err
+		}
+		old = append(old, found...)
 	}
 	for _, dir := range append(old, r.kept()) {
 		if err := os.RemoveAll(dir); err != nil {
@@ -64,16 +66,19 @@ func (r *runner) close() error {
 func (r *runner) kept() string { return filepath.Join(r.s.out, "tests") }
 
 func (r *runner) run(ctx context.Context) error {
-	if err := makeDisk(ctx, r.s.xfstests, r.disk); err != nil {
+	var err error
+	if !r.s.host {
+		err = makeDisk(ctx, r.s.xfstests, r.disk)
+	}
+	if err != nil {
 		return err
 	}
-	var err error
 	if r.needs, err = librariesOf(ctx, r.s.xfstests); err != nil {
 		return err
 	}
 	for len(r.outcomes) < len(r.s.tests) {
 		before := len(r.outcomes)
-		if err := r.runGuest(ctx, r.s.tests[before:]); err != nil {
+		if err := r.runOne(ctx, r.s.tests[before:]); err != nil {
 			return err
 		}
 		if len(r.outcomes) == before {
@@ -83,51 +88,70 @@ func (r *runner) run(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) logs() string { return filepath.Join(r.s.out, fmt.Sprintf("guest-%02d", r.guests)) }
+// name is that of the environment and of its logs.
+func (r *runner) name() string {
+	kind := "guest"
+	if r.s.host {
+		kind = "host"
+	}
+	return fmt.Sprintf("%s-%02d", kind, r.started)
+}
 
-// runGuest runs as many of the tests as one guest lasts.
-func (r *runner) runGuest(ctx context.Context, tests []string) error {
-	r.guests++
-	fmt.Printf("guest %d, for %d tests\n", r.guests, len(tests))
-	m, err := startMachine(ctx, r.s, r.disk, r.needs, r.logs())
+func (r *runner) logs() string { return filepath.Join(r.s.out, r.name()) }
+
+func (r *runner) start(ctx context.Context) (environment, error) {
+	if r.s.host {
+		return startHost(ctx, r.s, r.needs, r.logs())
+	}
+	return startMachine(ctx, r.s, r.disk, r.needs, r.logs())
+}
+
+// runOne runs as many of the tests as one environment lasts.
+func (r *runner) runOne(ctx context.Context, tests []string) error {
+	r.started++
+	fmt.Printf("%s, for %d tests\n", r.name(), len(tests))
+	e, err := r.start(ctx)
 	if err != nil {
 		return err
 	}
-	defer m.kill()
+	defer e.kill()
 	log, err := os.Create(filepath.Join(r.logs(), "check.log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	run, err := r.follow(ctx, m, tests, log)
+	run, err := r.follow(ctx, e, tests, log)
 	if err != nil {
 		return err
 	}
 	if run.trouble == "" {
 		for _, test := range run.failed {
-			if err := m.keep(ctx, test, r.kept()); err != nil {
+			if err := keep(ctx, e, test, r.kept()); err != nil {
 				fmt.Printf("the files of %s are lost: %v\n", test, err)
 			}
 		}
-		if err := m.stop(ctx); err != nil {
-			r.note("guest %d did not end well: %v", r.guests, err)
+		if err := e.stop(ctx); err != nil {
+			r.note("%s did not end well: %v", r.name(), err)
 		}
 		return nil
 	}
 	for _, test := range append(run.failed, run.test) {
-		if err := m.keep(ctx, test, r.kept()); err != nil {
-			break // the guest answers no more
+		if test == "" {
+			continue
+		}
+		if err := keep(ctx, e, test, r.kept()); err != nil {
+			break // there is no answer any more
 		}
 	}
 	if run.test == "" {
-		r.note("guest %d, after a test: %s, see %s", r.guests, run.trouble, r.logs())
+		r.note("%s, after a test: %s, see %s", r.name(), run.trouble, r.logs())
 		return nil
 	}
 	return r.add(outcome{test: run.test, result: run.result, seconds: run.seconds, reason: run.trouble + ", see " + r.logs()})
 }
 
-// guestRun is how a run of check in a guest came to its end.
-type guestRun struct {
+// checkRun is how a run of check came to its end.
+type checkRun struct {
 	failed  []string
 	trouble string // why it ended before its time, if it did
 	test    string // that was running then
@@ -136,7 +160,7 @@ type guestRun struct {
 }
 
 // follow runs check and records what it says until it ends or something goes wrong.
-func (r *runner) follow(ctx context.Context, m *machine, tests []string, log io.Writer) (guestRun, error) {
+func (r *runner) follow(ctx context.Context, e environment, tests []string, log io.Writer) (checkRun, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := make(chan event)
@@ -148,22 +172,21 @@ func (r *runner) follow(ctx context.Context, m *machine, tests []string, log io.
 	}}
 	ended := make(chan error, 1)
 	go func() {
-		err := m.vm.Exec(ctx, guest.Command{Script: checkScript(tests), Stdout: io.MultiWriter(log, output)})
-		ended <- err
+		ended <- e.check(ctx, checkScript(r.s.fileSystem(), tests), io.MultiWriter(log, output))
 	}()
 	limit := time.NewTimer(checkStart)
 	defer limit.Stop()
-	var run guestRun
+	var run checkRun
 	var begin time.Time
 	since := func() float64 { return time.Since(begin).Seconds() }
-	trouble := func(how result, why string) (guestRun, error) {
+	trouble := func(how result, why string) (checkRun, error) {
 		run.trouble, run.result = why, how
 		if run.test != "" {
 			run.seconds = since()
 		}
 		if how == hung {
 			// Now, as the end of ctx kills what hangs.
-			if err := m.stacks(ctx); err != nil {
+			if err := e.stacks(ctx); err != nil {
 				fmt.Printf("some stacks are lost: %v\n", err)
 			}
 		}
@@ -171,33 +194,32 @@ func (r *runner) follow(ctx context.Context, m *machine, tests []string, log io.
 	}
 	for {
 		select {
-		case e := <-events:
-			if e.result == "" {
-				run.test, begin = e.test, time.Now()
+		case said := <-events:
+			if said.result == "" {
+				run.test, begin = said.test, time.Now()
 				limit.Reset(r.s.limit)
 				continue
 			}
 			limit.Reset(checkStart)
 			run.test = ""
-			if e.result == fail {
-				run.failed = append(run.failed, e.test)
+			if said.result == fail {
+				run.failed = append(run.failed, said.test)
 			}
-			if err := r.add(outcome{test: e.test, result: e.result, seconds: since(), reason: e.reason, detail: e.detail}); err != nil {
+			if err := r.add(outcome{test: said.test, result: said.result, seconds: since(), reason: said.reason, detail: said.detail}); err != nil {
 				return run, err
 			}
 		case err := <-ended:
-			var status *guest.ExitError
 			switch {
 			case ctx.Err() != nil:
 				return run, context.Cause(ctx)
-			case err != nil && !errors.As(err, &status):
-				return trouble(fail, "the guest ended: "+firstLine(err.Error()))
+			case err != nil:
+				return trouble(fail, err.Error())
 			case run.test != "":
 				return trouble(fail, "check ended in the middle of the test")
 			}
 			return run, nil
-		case i := <-m.dead:
-			return trouble(fail, "the daemon of "+shares[i]+" ended")
+		case why := <-e.trouble():
+			return trouble(fail, why)
 		case <-limit.C:
 			if run.test == "" {
 				return trouble(hung, "check hangs between tests")

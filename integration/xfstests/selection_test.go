@@ -63,3 +63,11 @@ func TestLibraries(t *testing.T) {
 		t.Errorf("found %v", got)
 	}
 }
+
+func TestLibrariesThatTheRootHasAreNotGiven(t *testing.T) {
+	const has = "2 libs found in cache\n\tlibacl.so.1 (libc6,x86-64) => /lib/libacl.so.1\n\tlibaio.so.1t64 (libc6) => /lib/libaio.so.1t64\n"
+	got := missing(has, map[string]string{"libuuid.so.1": "/a", "libacl.so.1": "/b", "libaio.so.1": "/c"})
+	if want := []string{"libaio.so.1", "libuuid.so.1"}; !slices.Equal(got, want) {
+		t.Errorf("missing are %v, want %v", got, want)
+	}
+}
