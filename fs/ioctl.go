@@ -7,11 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ioctlDataMax is _IOC_SIZEMASK: what a restricted ioctl can carry.
-const ioctlDataMax = 1<<14 - 1
-
-func iocSize(cmd uint32) uint32 { return cmd >> 16 & ioctlDataMax }
-
 // Requests of include/uapi/linux/{fs,fsverity}.h on 64-bit hosts, which is also
 // how a 64-bit guest numbers them.
 const (
@@ -30,6 +25,8 @@ const (
 	verityEnableVersion = 1
 	veritySaltMax       = 32    // FS_VERITY_MAX_SALT_SIZE
 	veritySigMax        = 16128 // FS_VERITY_MAX_SIGNATURE_SIZE
+
+	ioctl32Bit = 1 << 3 // FUSE_IOCTL_32BIT
 
 	// In struct fsverity_enable_arg.
 	veritySaltSizeAt, veritySaltPtrAt = 12, 16
@@ -50,39 +47,51 @@ func (t *Thread) ioctl() (int, unix.Errno) {
 	if in.Flags&fuse.IOCTL_UNRESTRICTED != 0 {
 		return 0, unix.ENOTTY
 	}
-	_, f, e := t.openFile(in.Fh)
+	n, f, e := t.openFile(in.Fh)
 	if e != 0 {
 		return 0, e
 	}
 	defer f.drop()
-	set := in.Cmd == fsIocSetflags || in.Cmd == fsIoc32Setflags || in.Cmd == fsIocFssetxattr || in.Cmd == fsIocEnableVerity
-	if set && t.fs.opts.ReadOnly {
-		return 0, unix.EROFS
+	cmd, ok := nativeIoctl(in)
+	if !ok {
+		return 0, unix.ENOTTY
+	}
+	if cmd == fsIocSetflags || cmd == fsIocFssetxattr || cmd == fsIocEnableVerity {
+		if t.fs.opts.ReadOnly {
+			return 0, unix.EROFS
+		}
+		if e := t.assumeCaller(); e != 0 {
+			return 0, e
+		}
+		defer t.restoreIdentity()
 	}
 	room := t.payload()[sizeOf[fuse.IoctlOut]():]
-	switch in.Cmd {
-	case fsIocGetflags, fsIoc32Getflags:
-		return t.ioctlReply(f, fsIocGetflags, room[:8], min(int(in.OutSize), 4, int(iocSize(in.Cmd))))
+	switch cmd {
+	case fsIocGetflags:
+		return t.ioctlReply(f, cmd, room[:8], min(int(in.OutSize), 4))
 	case fsIocGetversion:
-		return t.ioctlReply(f, in.Cmd, room[:8], min(int(in.OutSize), 4))
-	case fsIocSetflags, fsIoc32Setflags:
+		return t.ioctlReply(f, cmd, room[:8], min(int(in.OutSize), 4))
+	case fsIocSetflags:
 		if len(data) < 4 {
 			return 0, unix.EINVAL
 		}
 		var arg [8]byte
 		copy(arg[:], data[:4])
-		return t.ioctlReply(f, fsIocSetflags, append(room[:0], arg[:]...), 0)
+		return t.ioctlReply(f, cmd, append(room[:0], arg[:]...), 0)
 	case fsIocFsgetxattr:
 		if in.OutSize < fsxattrLen {
 			return 0, unix.EINVAL
 		}
-		return t.ioctlReply(f, in.Cmd, room[:fsxattrLen], fsxattrLen)
+		return t.ioctlReply(f, cmd, room[:fsxattrLen], fsxattrLen)
 	case fsIocFssetxattr:
 		if len(data) < fsxattrLen {
 			return 0, unix.EINVAL
 		}
-		return t.ioctlReply(f, in.Cmd, append(room[:0], data[:fsxattrLen]...), 0)
+		return t.ioctlReply(f, cmd, append(room[:0], data[:fsxattrLen]...), 0)
 	case fsIocEnableVerity:
+		if t.hdr.Uid == invalidUID && !t.readersMayWrite(n) {
+			return 0, unix.EACCES
+		}
 		return t.enableVerity(f, data)
 	case fsIocMeasureVerity:
 		if len(data) < 4 {
@@ -93,9 +102,62 @@ func (t *Thread) ioctl() (int, unix.Errno) {
 		arg := room[:4+verityDigestMax]
 		binary.LittleEndian.PutUint16(arg, 0)
 		binary.LittleEndian.PutUint16(arg[2:], uint16(size))
-		return t.ioctlReply(f, in.Cmd, arg, min(int(in.OutSize), 4+size))
+		return t.ioctlReply(f, cmd, arg, min(int(in.OutSize), 4+size))
 	}
 	return 0, unix.ENOTTY
+}
+
+// nativeIoctl returns the request as a 64-bit host numbers it. A guest's kernel
+// knows the requests that change flags by the numbers of its own width, checks who
+// asks, and sends them itself; with those of the other width any process of the
+// guest's gets past that.
+func nativeIoctl(in *fuse.IoctlIn) (cmd uint32, ok bool) {
+	narrow := in.Flags&ioctl32Bit != 0
+	switch in.Cmd {
+	case fsIocGetflags, fsIocSetflags:
+		return in.Cmd, !narrow
+	case fsIoc32Getflags:
+		return fsIocGetflags, narrow
+	case fsIoc32Setflags:
+		return fsIocSetflags, narrow
+	}
+	return in.Cmd, true
+}
+
+// assumeCaller has the host judge a request whose caller the guest names, for
+// not every guest does. restoreIdentity must follow if it returns 0.
+func (t *Thread) assumeCaller() unix.Errno {
+	t.ext = extensions{}
+	t.asCaller(0)
+	t.id.keep = 0
+	e := t.cred.assume(&t.id)
+	if e != 0 {
+		t.restoreIdentity()
+	}
+	return e
+}
+
+// readersMayWrite says whether who has opened n for reading may write to it, too,
+// for a caller whom the guest neither names nor checks: who turns on fs-verity has
+// to have that right, and Linux leaves it to us (7.2, fuse_do_ioctl).
+func (t *Thread) readersMayWrite(n *inode) bool {
+	fd, e := n.hold()
+	if e != 0 {
+		return false
+	}
+	defer n.drop()
+	if e := sysStatx(fd, emptyPath, unix.AT_EMPTY_PATH, unix.STATX_MODE, &t.st); e != 0 {
+		return false
+	}
+	const readers, writers = 0o044, 0o022
+	if mode := uint32(t.st.Mode); mode&readers>>1&^(mode&writers) != 0 {
+		return false
+	}
+	if !t.session.has(fuse.CAP_POSIX_ACL) {
+		return true
+	}
+	got, e := sysGetxattr(t.fdName(fd), aclAccess, nil)
+	return e == unix.ENODATA || e == unix.EOPNOTSUPP || e == 0 && got == 0
 }
 
 // enableVerity turns on fs-verity for an inode. The structure's pointers, to a

@@ -32,8 +32,10 @@ func (t *Thread) xattrName(from int) (cstr, []byte, unix.Errno) {
 	return s[0], rest, 0
 }
 
+var aclAccess = cstr("system.posix_acl_access\x00")
+
 func isACLName(name []byte) bool {
-	return bytes.HasPrefix(name, []byte("system.posix_acl_access\x00")) || bytes.HasPrefix(name, []byte("system.posix_acl_default\x00"))
+	return bytes.HasPrefix(name, aclAccess) || bytes.HasPrefix(name, []byte("system.posix_acl_default\x00"))
 }
 
 // setxattr serves FUSE_SETXATTR.
