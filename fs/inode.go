@@ -78,9 +78,28 @@ func (n *inode) hold() (int, unix.Errno) {
 				return stateFD(s), 0
 			}
 		default:
-			if e := n.pinByHandle(); e != 0 {
+			if !n.stay() {
+				return -1, unix.ESTALE
+			}
+			e := n.pinByHandle()
+			n.drop()
+			if e != 0 {
 				return -1, e
 			}
+		}
+	}
+}
+
+// stay is hold without a descriptor: the inode keeps its mount until drop. It
+// returns false if the guest has forgotten the inode.
+func (n *inode) stay() bool {
+	for {
+		s := n.state.Load()
+		if s&inodeDead != 0 {
+			return false
+		}
+		if n.state.CompareAndSwap(s, s+inodeUser) {
+			return true
 		}
 	}
 }
@@ -218,6 +237,10 @@ func (n *inode) openFile(t *Thread, flags int) (int, unix.Errno) {
 		// The guest serves FIFOs, sockets and devices itself.
 		return -1, unix.ENXIO
 	}
+	if !n.stay() {
+		return -1, unix.ESTALE
+	}
+	defer n.drop()
 	if h := n.handleForOpen(); h != nil {
 		// Not every file system finds an inode without a link by its handle;
 		// that one still has its descriptor.

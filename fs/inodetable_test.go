@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -59,5 +61,33 @@ func TestMemoryOfForgottenInodesIsGivenBack(t *testing.T) {
 	}
 	if f.inodes.byID.shrunk.Load() {
 		t.Error("the table still says that it shrank")
+	}
+}
+
+func TestAnInodeThatIsForgottenMeanwhileIsNotOpenedOnAMountThatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	at := filepath.Join(dir, "sub")
+	if err := os.Mkdir(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mountFull(t, at, "1m")
+	if err := os.WriteFile(filepath.Join(at, "f"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g := newGuest(t, Options{SharedDir: dir})
+	sub, e := g.lookup(rootID, "sub")
+	g.must("LOOKUP", e)
+	f, e := g.lookup(sub.NodeId, "f")
+	g.must("LOOKUP", e)
+	n := g.fs.inodes.get(f.NodeId)
+	if n.handleForOpen() == nil {
+		t.Skip("no file handles here")
+	}
+	// What a request that has found the inode does when FORGETs on another queue overtake it.
+	g.fs.inodes.forget(f.NodeId, 1)
+	g.fs.inodes.forget(sub.NodeId, 1)
+	if fd, e := n.openFile(g.thread, unix.O_RDONLY); e != unix.ESTALE {
+		unix.Close(fd)
+		t.Errorf("opening it: %v, want ESTALE", e)
 	}
 }
