@@ -2,6 +2,7 @@ package device
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,6 +19,7 @@ type crew struct {
 	newThread func() (Thread, error)
 	// serve serves one request; it returns false when the thread's state
 	// can't be used any more.
+	// Those linked behind the request join it.
 	serve func(Thread, *request) bool
 	// refuse completes a request that no thread could be started for.
 	refuse func(*request, error)
@@ -28,6 +30,7 @@ type crew struct {
 	first   *request // waiting requests
 	last    *request
 	idle    []*crewThread // the one that went idle last is at the end
+	leading []*crewThread // those that others may join
 	threads int
 	closed  bool
 	ended   sync.WaitGroup
@@ -37,6 +40,11 @@ type crew struct {
 type crewThread struct {
 	wake futex
 	next *request // what it was woken for; nil: to end
+
+	// joint is that of the request which it serves. Others with the same wait
+	// for it to end, and are served together then; crew.mu guards them.
+	joint           uint64
+	joined, joinEnd *request
 }
 
 // init makes c a crew of at most max threads of d.
@@ -51,19 +59,23 @@ func (c *crew) init(d *Device, max int) {
 // submit has the request served by a thread of the crew. It does not wait.
 func (c *crew) submit(r *request) {
 	c.mu.Lock()
+	if c.joinLocked(r) {
+		c.mu.Unlock()
+		return
+	}
 	if n := len(c.idle); n > 0 {
 		t := c.idle[n-1]
 		c.idle = c.idle[:n-1]
 		t.next = r
+		c.lead(t, r)
 		c.mu.Unlock()
 		t.wake.set()
 		return
 	}
 	if c.threads < c.max && !c.closed {
 		c.threads++
-		c.ended.Add(1)
+		c.start(r)
 		c.mu.Unlock()
-		go c.run(r)
 		return
 	}
 	c.append(r)
@@ -71,6 +83,62 @@ func (c *crew) submit(r *request) {
 	if c.crowded != nil {
 		c.crowded()
 	}
+}
+
+// join has r wait for a thread that serves a request which it has its joint in
+// common with, if there is one.
+func (c *crew) join(r *request) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.joinLocked(r)
+}
+
+func (c *crew) joinLocked(r *request) bool {
+	if r.joint == 0 {
+		return false
+	}
+	for _, t := range c.leading {
+		if t.joint == r.joint {
+			r.next = nil
+			if t.joinEnd == nil {
+				t.joined = r
+			} else {
+				t.joinEnd.next = r
+			}
+			t.joinEnd = r
+			return true
+		}
+	}
+	return false
+}
+
+// lead notes that t is going to serve r. mu is held.
+func (c *crew) lead(t *crewThread, r *request) {
+	if t.joint = r.joint; t.joint != 0 {
+		c.leading = append(c.leading, t)
+	}
+}
+
+// follow returns those that wait for t, linked: none has begun before. t leads
+// no more if there are none. mu is held.
+func (c *crew) follow(t *crewThread) *request {
+	r := t.joined
+	t.joined, t.joinEnd = nil, nil
+	if r == nil && t.joint != 0 {
+		t.joint = 0
+		c.leading = slices.DeleteFunc(c.leading, func(o *crewThread) bool { return o == t })
+	}
+	return r
+}
+
+// disband has those that wait for t, which ends, wait for any thread. mu is held.
+func (c *crew) disband(t *crewThread) {
+	for r := c.follow(t); r != nil; {
+		next := r.next
+		c.append(r)
+		r = next
+	}
+	c.follow(t)
 }
 
 // yield has r, which a thread of the crew has just served, served again after
@@ -92,20 +160,27 @@ func (c *crew) append(r *request) {
 	c.last = r
 }
 
+// start starts a thread, counted already, for r. mu is held.
+func (c *crew) start(r *request) {
+	t := new(crewThread)
+	c.lead(t, r)
+	c.ended.Add(1)
+	go c.run(t, r)
+}
+
 // run is a thread: it serves r and whatever comes after it. The OS thread ends
 // with it, because its credentials and the like may have been changed.
-func (c *crew) run(r *request) {
+func (c *crew) run(t *crewThread, r *request) {
 	defer c.ended.Done()
 	runtime.LockOSThread()
 	th, err := c.newThread()
 	if err != nil {
-		c.leave(r, err)
+		c.leave(t, r, err)
 		return
 	}
-	t := new(crewThread)
 	for r != nil {
 		if !c.serve(th, r) {
-			c.replace()
+			c.replace(t)
 			break
 		}
 		r = c.next(t)
@@ -113,11 +188,16 @@ func (c *crew) run(r *request) {
 	closeThread(th)
 }
 
-// next returns the next request for t, or nil when t has to end. t no longer
+// next returns the next request for t, with those that join it, or nil when t has to end. t no longer
 // counts as a thread then.
 func (c *crew) next(t *crewThread) *request {
 	c.mu.Lock()
+	if r := c.follow(t); r != nil {
+		c.mu.Unlock()
+		return r
+	}
 	if r := c.take(); r != nil {
+		c.lead(t, r)
 		c.mu.Unlock()
 		return r
 	}
@@ -163,22 +243,23 @@ func (c *crew) take() *request {
 }
 
 // replace gives up the calling thread, and starts another if requests wait.
-func (c *crew) replace() {
+func (c *crew) replace(t *crewThread) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.disband(t)
 	r := c.take()
 	if r == nil {
 		c.threads--
 		return
 	}
-	c.ended.Add(1)
-	go c.run(r)
+	c.start(r)
 }
 
 // leave gives up a thread that could not be set up. Its request waits for
 // another thread if there is one.
-func (c *crew) leave(r *request, err error) {
+func (c *crew) leave(t *crewThread, r *request, err error) {
 	c.mu.Lock()
+	c.disband(t)
 	c.threads--
 	if c.threads > 0 {
 		r.next = c.first
@@ -191,6 +272,7 @@ func (c *crew) leave(r *request, err error) {
 			t := c.idle[n-1]
 			c.idle = c.idle[:n-1]
 			t.next = c.take()
+			c.lead(t, t.next)
 			c.mu.Unlock()
 			t.wake.set()
 			return

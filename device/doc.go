@@ -18,6 +18,9 @@
 // nobody else has to be woken. Where there is more to do it goes to a crew
 // (crew.go): the pool, a bounded number of workers, or the waiters, for
 // requests that wait for what others do, a lock: any number, which take turns.
+// Requests that the same answer is good for ([Joiner]: FSYNC of a file) are not
+// served side by side: those that come while one is being served wait for it
+// without a thread, and then one serves for all.
 // All these threads start when they are needed and end when they are idle, so
 // that an idle device neither wakes up nor has threads beside its readers.
 //

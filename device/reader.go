@@ -81,6 +81,7 @@ func (u *run) lead(th Thread, r **request) (sane bool, err error) {
 		case !idle:
 			// It is not to wait for what others do all the time.
 			u.handOver()
+		case u.held != nil && u.joinHeld():
 		case u.held != nil:
 			if back, sane := u.serveHeld(th); !back || !sane {
 				return sane, nil
@@ -134,6 +135,21 @@ func (u *run) handOver() {
 		u.held = nil
 		u.route(r, Again)
 	}
+}
+
+// joinHeld has the held request wait for a worker that serves one which it can
+// be answered with, if there is one.
+func (u *run) joinHeld() bool {
+	if u.held.joint == 0 {
+		return false
+	}
+	u.held.chain.Rewind()
+	if !u.dev.pool.join(u.held) {
+		return false
+	}
+	u.ring.stats.Handed.Add(1)
+	u.held = nil
+	return true
 }
 
 // serveHeld serves the held request while another thread reads. It returns

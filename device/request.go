@@ -22,6 +22,8 @@ type request struct {
 	detached bool
 	// repeated says that a process that died may have served it.
 	repeated bool
+	// joint is what Joiner has said of it, 0 for nothing.
+	joint uint64
 }
 
 // serve has th answer r. sane is false when the server panicked; the request

@@ -162,6 +162,9 @@ func (u *run) serveOne(th Thread, r **request) (sane bool) {
 	if v != Done {
 		*r = u.newRequest()
 		u.link(req)
+		if j, ok := th.(Joiner); ok && v == Again {
+			req.joint = j.Joint()
+		}
 		if v == Again && u.relieved() {
 			u.handOver()
 			u.held = req
@@ -198,17 +201,50 @@ func (u *run) route(r *request, v Verdict) {
 	}
 }
 
-// work serves r on a thread of a crew and completes it, or passes it on.
+// work serves r on a thread of a crew, and those that join it, and completes
+// them, or passes them on.
 func (d *Device) work(th Thread, r *request) (sane bool) {
-	written, v, sane := d.serve(th, r, true)
-	r.run.finish(r, written, v)
+	if r.next == nil {
+		written, v, sane := d.serve(th, r, true)
+		r.run.finish(r, written, v)
+		return sane
+	}
+	// The driver is called once for all.
+	var pushed *run
+	sane = true
+	for joins := false; r != nil && sane; joins = true {
+		next, u := r.next, r.run
+		r.next = nil
+		if j, ok := th.(Joiner); ok && joins {
+			j.Join()
+		}
+		var written uint32
+		var v Verdict
+		written, v, sane = d.serve(th, r, true)
+		if pushed != nil && pushed != u {
+			pushed.publish()
+		}
+		pushed = u
+		if v == Done {
+			u.complete(r, written, false)
+		} else {
+			u.route(r, v)
+		}
+		r = next
+	}
+	pushed.publish()
+	for r != nil {
+		next := r.next
+		d.pool.submit(r)
+		r = next
+	}
 	return sane
 }
 
 // finish completes a request that was linked, or passes it on.
 func (u *run) finish(r *request, written uint32, v Verdict) {
 	if v == Done {
-		u.complete(r, written)
+		u.complete(r, written, true)
 	} else {
 		u.route(r, v)
 	}
@@ -217,11 +253,12 @@ func (u *run) finish(r *request, written uint32, v Verdict) {
 // refuse completes r unserved, because there is no thread to serve it.
 func (d *Device) refuse(r *request, err error) {
 	d.limited.warn(kindThread, "a thread can't be started; the request is answered with an error", "err", err)
-	r.run.complete(r, 0)
+	r.run.complete(r, 0, true)
 }
 
-// complete completes a request that was handed over, and frees it.
-func (u *run) complete(r *request, written uint32) {
+// complete completes a request that was handed over, and frees it. Without flush
+// the driver sees it after publish.
+func (u *run) complete(r *request, written uint32, flush bool) {
 	h := r.chain.Head
 	r.chain.Release()
 	u.mu.Lock()
@@ -229,7 +266,7 @@ func (u *run) complete(r *request, written uint32) {
 	if !late {
 		r.settled = true
 		u.q.PushHead(h, written)
-		notify = u.q.Flush()
+		notify = flush && u.q.Flush()
 	}
 	u.mu.Unlock()
 	if late {
@@ -296,7 +333,7 @@ func (u *run) link(r *request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.serving.Store(0)
-	r.settled, r.detached = false, false
+	r.settled, r.detached, r.joint = false, false, 0
 	r.before, r.after = nil, u.handed
 	if u.handed != nil {
 		u.handed.before = r
@@ -344,9 +381,11 @@ func (u *run) stop(limit time.Duration) {
 // kill gives the ring back to the front-end. It returns the chains that are
 // still being served: nothing is written to the ring for them any more.
 func (u *run) kill() (late []virtqueue.Head) {
-	u.publish()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.q.Flush() {
+		u.ring.callDriver()
+	}
 	u.dead = true
 	if h := u.serving.Load(); h != 0 {
 		late = append(late, virtqueue.Head(h-1))

@@ -83,6 +83,19 @@ type Repeater interface {
 	Repeat()
 }
 
+// Joiner is implemented by a Thread of a Server some of whose requests one answer
+// is good for, if they have all come before the first of them begins.
+type Joiner interface {
+	// Joint returns what the request for which Serve has just returned Again
+	// shares with those that it may be answered with, or 0. Of requests that
+	// have it in common one thread is kept, and the others wait.
+	Joint() uint64
+	// Join tells that the request of the next Serve had come, and waited, when
+	// the first of those served on this thread without a Join in between
+	// began, which has the same Joint. The server may still serve it by itself.
+	Join()
+}
+
 // Verdict is what becomes of a request after Serve.
 type Verdict uint8
 

@@ -18,6 +18,8 @@ import (
 //	wait    not on a reader or a worker; waits for release or an interrupt
 //	turn    as wait, but lets others have the thread in between
 //	aside   not on a reader or a worker
+//	joint   as block, but one that joins another does not wait
+//	broken  as joint, and panics then
 //	panic   panics
 //	die     not on a reader; panics
 //	long    claims to have written more than there is
@@ -32,6 +34,7 @@ type echo struct {
 	repeated atomic.Int32 // requests served of which Repeat was told
 	blocking atomic.Int32 // requests that wait for release
 	yields   atomic.Int32 // calls of Yield
+	joined   atomic.Int32 // requests served of which Join was told
 
 	mu          sync.Mutex
 	interrupted map[int]chan struct{}
@@ -87,7 +90,13 @@ type echoThread struct {
 	buf    []byte
 	spoilt bool
 	repeat bool // Repeat was called before this request
+	join   bool // Join was
+	joint  uint64
 }
+
+func (t *echoThread) Joint() uint64 { return t.joint }
+
+func (t *echoThread) Join() { t.join = true }
 
 func (t *echoThread) Close() { t.server.threads.Add(-1) }
 
@@ -98,7 +107,8 @@ func (t *echoThread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (uin
 		panic("the thread is used after a panic")
 	}
 	repeat := t.repeat
-	t.repeat = false
+	t.repeat, t.joint = false, 0
+	defer func() { t.join = false }()
 	n, err := in.CopyOut(t.buf[:min(in.Len(), len(t.buf))])
 	if err != nil {
 		return 0, device.Done
@@ -131,6 +141,22 @@ func (t *echoThread) before(q int, text []byte, mayBlock bool) device.Verdict {
 	case "panic":
 		t.spoilt = true
 		panic("as told")
+	case "joint", "broken":
+		if !mayBlock {
+			t.joint = 1
+			return device.Again
+		}
+		if t.join {
+			t.server.joined.Add(1)
+			break
+		}
+		t.server.blocking.Add(1)
+		<-t.server.release
+		t.server.blocking.Add(-1)
+		if string(word) == "broken" {
+			t.spoilt = true
+			panic("as told")
+		}
 	case "block":
 		if !mayBlock {
 			return device.Again

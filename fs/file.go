@@ -5,6 +5,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/guestmem"
 )
 
 // file is an open file or directory that the guest has a handle of.
@@ -152,7 +154,26 @@ func (t *Thread) flush() (int, unix.Errno) {
 	return 0, errnoOf(unix.Close(fd))
 }
 
-// fsync serves FUSE_FSYNC.
+// synced is how the FSYNC ended that others may join: those of the same handle,
+// so that each handle is told of the errors since its last one.
+type synced struct {
+	fh    uint64
+	flags uint32
+	e     unix.Errno
+}
+
+// syncJoint is what an FSYNC, of which in holds what follows the header, has in
+// common with those that the same call answers, or 0.
+func (t *Thread) syncJoint(in *guestmem.Buffers) uint64 {
+	if _, err := in.CopyOut(t.inBuf[inHeaderLen:sizeOf[fuse.FsyncIn]()]); err != nil {
+		return 0
+	}
+	args := overlay[fuse.FsyncIn](t.inBuf)
+	return args.Fh<<1 | uint64(args.FsyncFlags&fsyncFdatasync)
+}
+
+// fsync serves FUSE_FSYNC. One that joins another had come before that one
+// began, so what was written before it has been synced too.
 func (t *Thread) fsync() (int, unix.Errno) {
 	in := overlay[fuse.FsyncIn](t.in)
 	n, f, e := t.openFile(in.Fh)
@@ -160,8 +181,15 @@ func (t *Thread) fsync() (int, unix.Errno) {
 		return 0, e
 	}
 	defer f.drop()
+	if !t.joins || t.synced.fh != in.Fh || t.synced.flags != in.FsyncFlags {
+		t.synced = synced{in.Fh, in.FsyncFlags, t.syncFile(n, f, in.FsyncFlags)}
+	}
+	return 0, t.synced.e
+}
+
+func (t *Thread) syncFile(n *inode, f *file, flags uint32) (e unix.Errno) {
 	t.syncWindow(n)
-	if in.FsyncFlags&fsyncFdatasync != 0 {
+	if flags&fsyncFdatasync != 0 {
 		e = errnoOf(unix.Fdatasync(f.fd))
 	} else {
 		e = errnoOf(unix.Fsync(f.fd))
@@ -169,7 +197,7 @@ func (t *Thread) fsync() (int, unix.Errno) {
 	if lost := n.lost.tell(&f.heard); e == 0 {
 		e = lost
 	}
-	return 0, e
+	return e
 }
 
 // fsyncdir serves FUSE_FSYNCDIR.

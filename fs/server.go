@@ -199,6 +199,11 @@ type Thread struct {
 
 	queue    int
 	mayBlock bool
+	// joint is what [device.Joiner] asks for, of the last request. join says
+	// that the next one joins it, which joins says of the one being served.
+	joint       uint64
+	join, joins bool
+	synced      synced
 	// repeated says that a daemon that was killed may have carried out the
 	// request; repeat says so of the next one.
 	repeated, repeat bool
@@ -264,9 +269,19 @@ type operation struct {
 // Repeat implements device.Repeater.
 func (t *Thread) Repeat() { t.repeat = true }
 
+// Joint implements device.Joiner.
+func (t *Thread) Joint() uint64 { return t.joint }
+
+// Join implements device.Joiner.
+func (t *Thread) Join() { t.join = true }
+
 // Serve implements device.Thread.
 func (t *Thread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written uint32, v device.Verdict) {
 	t.repeated, t.repeat = t.repeat, false
+	t.joins, t.join, t.joint = t.join, false, 0
+	if !t.joins {
+		t.synced = synced{}
+	}
 	total := in.Len()
 	if _, err := in.CopyOut(t.inBuf[:inHeaderLen]); err != nil || total < inHeaderLen {
 		t.fs.bad("request", "a request is shorter than its header, or its header can't be read")
@@ -293,6 +308,9 @@ func (t *Thread) Serve(q int, in, out *guestmem.Buffers, mayBlock bool) (written
 		return t.fail(out, e), device.Done
 	}
 	if op.blocks && !mayBlock {
+		if t.hdr.Opcode == opFsync {
+			t.joint = t.syncJoint(in)
+		}
 		return 0, device.Again
 	}
 	n := total
