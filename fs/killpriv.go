@@ -70,12 +70,24 @@ func (t *Thread) killPriv(n *inode, said, looks bool) bool {
 	if !t.setid(n) {
 		return false
 	}
-	if t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
-		if t.setgidStays(n, said, looks, announced) {
-			t.cred.joinGroup(t.st.Gid)
-		} else {
-			t.clearMode(n, unix.S_ISGID)
+	gone := uint32(0)
+	switch {
+	case t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID:
+	case t.setgidStays(n, said, looks, announced):
+		t.cred.joinGroup(t.st.Gid)
+	default:
+		gone = unix.S_ISGID
+	}
+	if n.mnt.slow {
+		// The host's kernel may leave it to a server, which takes us for root
+		// whatever capabilities we have here: NFS does.
+		gone |= unix.S_ISUID
+		if t.st.Mode&unix.S_IXGRP != 0 {
+			gone |= unix.S_ISGID
 		}
+	}
+	if uint32(t.st.Mode)&gone != 0 {
+		t.clearMode(n, gone)
 	}
 	t.cred.dropFsetid()
 	return true

@@ -219,3 +219,37 @@ func TestAnACLTakesSetgidWhereTheGuestSaysSo(t *testing.T) {
 		}
 	}
 }
+
+func TestANetworkFileSystemIsNotTrustedToTakeSetidBits(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	g := newGuest(t, Options{KillprivV2: On})
+	for _, c := range []struct{ mode, want uint32 }{{0o4644, 0o644}, {0o6755, 0o755}, {0o2755, 0o755}, {0o644, 0o644}} {
+		name := fmt.Sprintf("%o", c.mode)
+		node, fh := g.create(rootID, name, unix.O_RDWR, 0o600)
+		path := filepath.Join(g.fs.opts.SharedDir, name)
+		if err := unix.Chmod(path, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		n := g.fs.inodes.get(node)
+		m := &mount{id: n.mnt.id, fd: -1, slow: true}
+		n.mnt, m = m, n.mnt
+		// A thread whose capabilities can't be changed is to the host what the daemon is to a server.
+		caps := g.thread.cred.caps
+		g.thread.cred.caps[0].Permitted = 0
+		g.call(opWrite, node, le(fh, uint64(0), uint32(1), uint32(writeKillSuidgid), uint64(0), uint32(0), uint32(0), []byte("x")))
+		g.thread.cred.caps, g.thread.unfit = caps, false
+		n.mnt = m
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Size != 1 {
+			t.Errorf("%o: nothing was written", c.mode)
+		}
+		if got := st.Mode & 0o7777; got != c.want {
+			t.Errorf("%o: the mode is %o after, want %o", c.mode, got, c.want)
+		}
+	}
+}
