@@ -243,6 +243,12 @@ func (d *Device) RegionRemoved(r vhostuser.Region, id vhostuser.FileID, total in
 	}
 }
 
+// Mapped implements vhostuser.MemoryObserver for a Window that does.
+func (d *Device) Mapped() bool {
+	o, ok := d.opts.Window.(vhostuser.MemoryObserver)
+	return ok && o.Mapped()
+}
+
 // SetCall implements vhostuser.Device. It calls the driver: a daemon that was
 // killed may have published requests and not told of them, and what was published
 // while there was no descriptor was told to nobody.

@@ -17,7 +17,8 @@ import (
 // request at a time is under way; the others wait for their turn.
 //
 // Requests are made only while a ring is enabled. From the moment one is being
-// disabled or stopped until one is enabled again they fail with
+// disabled or stopped until one is enabled again, or until it shows that the
+// others go on without it, they fail with
 // [ErrSuspended], and so does one that the front-end has not begun to read:
 // QEMU crashes if it reads a request while the device is stopped, and the
 // specification forbids it. One that the front-end has begun to read before
@@ -28,6 +29,7 @@ type BackendChannel struct {
 	log      *slog.Logger
 	turn     chan struct{} // holds one while a request is under way
 	grace    time.Duration // commitGrace; constant
+	apart    time.Duration // apartGrace; constant
 	reading  sync.WaitGroup
 
 	// mu is held while something is written, which never waits: so none goes
@@ -39,6 +41,7 @@ type BackendChannel struct {
 	commits  commits
 	// stopped is closed when the state ceases to be running.
 	stopped chan struct{}
+	stops   uint64 // suspend was called
 }
 
 type channelState uint8
@@ -88,6 +91,7 @@ func newBackendChannel(fd int, protocol ProtocolFeatures, log *slog.Logger) (*Ba
 		log:      log,
 		turn:     make(chan struct{}, 1),
 		grace:    commitGrace,
+		apart:    apartGrace,
 	}
 	ch.reading.Add(1)
 	go ch.readReplies()
@@ -262,6 +266,7 @@ const replyGrace = 500 * time.Millisecond
 func (ch *BackendChannel) suspend() {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	ch.stops++
 	if ch.state != running {
 		return
 	}
@@ -278,10 +283,33 @@ func (ch *BackendChannel) suspend() {
 	}
 }
 
+// apartGrace is how long it may take a front-end that stops the device to go from
+// one ring to the next. If it takes longer nothing is lost: it has not stopped the
+// device before it has told of the last ring, which suspends requests again.
+const apartGrace = 2 * time.Second
+
+// resumeLater allows requests if the rings that still run go on to do so.
+func (ch *BackendChannel) resumeLater() {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	stops := ch.stops
+	time.AfterFunc(ch.apart, func() {
+		ch.mu.Lock()
+		defer ch.mu.Unlock()
+		if ch.stops == stops {
+			ch.resumeLocked()
+		}
+	})
+}
+
 // resume allows requests.
 func (ch *BackendChannel) resume() {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	ch.resumeLocked()
+}
+
+func (ch *BackendChannel) resumeLocked() {
 	if ch.state == suspended {
 		ch.state = running
 		ch.stopped = make(chan struct{})

@@ -50,7 +50,9 @@ func openWindow(t *testing.T, missing ProtocolFeatures) *window {
 // patient has the back-end wait for a mapping to show up for as long as the test
 // takes. No request is under way.
 func (w *window) patient() *window {
-	w.ch.grace = time.Minute
+	w.ch.mu.Lock()
+	defer w.ch.mu.Unlock()
+	w.ch.grace, w.ch.apart = time.Minute, time.Minute
 	return w
 }
 
@@ -435,6 +437,41 @@ func TestEnablingARingResumesWhileAnotherRuns(t *testing.T) {
 			w.quiet()
 		})
 	}
+}
+
+// A front-end that disables one ring for good and goes on with the others takes requests.
+//
+// To see it fail: leave out resumeLater.
+func TestDisabledRingHoldsRequestsUpForAMomentOnly(t *testing.T) {
+	checkLeaks(t)
+	w := openWindow(t, 0)
+	const apart = 20 * time.Millisecond
+	w.ch.mu.Lock()
+	w.ch.apart = apart
+	w.ch.mu.Unlock()
+	w.enable()
+	w.must(SetVringEnable, state(2, 0))
+	done := make(chan error, 1)
+	go func() {
+		err := w.ch.Barrier(context.Background())
+		for errors.Is(err, ErrSuspended) {
+			time.Sleep(time.Millisecond)
+			err = w.ch.Barrier(context.Background())
+		}
+		done <- err
+	}()
+	w.answer(w.next(), 0)
+	if err := w.result(done); err != nil {
+		t.Error(err)
+	}
+	// The last one is the end of a stop.
+	w.must(SetVringEnable, state(2, 0))
+	w.must(SetVringEnable, state(0, 0))
+	time.Sleep(5 * apart)
+	if err := w.ch.Barrier(context.Background()); !errors.Is(err, ErrSuspended) {
+		t.Errorf("with no ring running: %v", err)
+	}
+	w.quiet()
 }
 
 // A request whose first byte is still in the socket when a stop comes is made

@@ -144,4 +144,7 @@ type MemoryObserver interface {
 	RegionAdded(r Region, id FileID, total int)
 	// RegionRemoved tells that a region is gone and how many are left.
 	RegionRemoved(r Region, id FileID, total int)
+	// Mapped says whether there are shared memory mappings among the regions,
+	// the device's own or those of another.
+	Mapped() bool
 }

@@ -35,6 +35,7 @@ type fakeDevice struct {
 	errFDs      map[int]int
 	channels    []*BackendChannel
 	regionTotal int
+	mapped      bool
 	faults      []string
 }
 
@@ -233,6 +234,12 @@ func (d *fakeDevice) Closed() {
 func (d *fakeDevice) RegionAdded(r Region, _ FileID, total int) {
 	d.record("RegionAdded %#x", r.GuestAddr)
 	d.set(func() { d.regionTotal = total })
+}
+
+func (d *fakeDevice) Mapped() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mapped
 }
 
 func (d *fakeDevice) RegionRemoved(r Region, _ FileID, total int) {

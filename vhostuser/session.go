@@ -60,6 +60,7 @@ type session struct {
 	protocol    ProtocolFeatures
 	status      uint64
 	vrings      []vring
+	withdrawn   bool
 
 	mem      *guestmem.Memory
 	regions  []knownRegion
@@ -299,6 +300,10 @@ func (s *session) getConfig(m *message) error {
 	if err != nil {
 		return err
 	}
+	s.withdraw()
+	if s.withdrawn {
+		return s.reply(m, -1, func(b []byte) []byte { return append(c.append(b), make([]byte, c.size)...) })
+	}
 	data, err := s.dev.ReadConfig(c.offset, c.size)
 	if err != nil {
 		// A reply without payload is the failure of this request.
@@ -344,10 +349,6 @@ func checkConfig(m *message) (configHead, error) {
 func (s *session) setStatus(m *message) error {
 	s.status = le.Uint64(m.payload)
 	return nil
-}
-
-func (s *session) getStatus(m *message) error {
-	return s.replyU64(m, s.status)
 }
 
 func (s *session) resetDevice(*message) error {

@@ -136,8 +136,11 @@ func (s *session) enableVring(i int, on bool) error {
 			return fmt.Errorf("enabling ring %d (%t): %w", i, on, err)
 		}
 	}
-	if on {
+	switch {
+	case on:
 		s.resumeBackend()
+	case s.backend != nil && s.runs():
+		s.backend.resumeLater()
 	}
 	return nil
 }
@@ -224,8 +227,12 @@ func (s *session) suspendBackend() {
 
 // resumeBackend allows requests of the front-end if a ring runs.
 func (s *session) resumeBackend() {
-	runs := func(v vring) bool { return v.started && v.enabled }
-	if s.backend != nil && slices.ContainsFunc(s.vrings, runs) {
+	if s.backend != nil && s.runs() {
 		s.backend.resume()
 	}
+}
+
+// runs says whether a ring does.
+func (s *session) runs() bool {
+	return slices.ContainsFunc(s.vrings, func(v vring) bool { return v.started && v.enabled })
 }

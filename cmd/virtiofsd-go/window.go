@@ -26,6 +26,13 @@ type daxWindow struct {
 	// made are the mappings asked for: they come back as memory regions, which
 	// tells where the window lies in the guest.
 	made map[mapping]uint64
+	// table has the regions of the memory table; those that are true look like a
+	// range of another device's window. seen is the one that is about to come.
+	table map[vhostuser.Region]bool
+	seen  struct {
+		region vhostuser.Region
+		alike  bool
+	}
 }
 
 // mapping is what a memory region that is a mapping of ours has in common with it.
@@ -44,7 +51,7 @@ func startWindow(c *config, log *slog.Logger) (*daxWindow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &daxWindow{owner: owner, made: make(map[mapping]uint64)}, nil
+	return &daxWindow{owner: owner, made: make(map[mapping]uint64), table: make(map[vhostuser.Region]bool)}, nil
 }
 
 // ShmemRegions implements device.Window: the window is shared memory region 0.
@@ -75,11 +82,30 @@ func (w *daxWindow) RegionAdded(r vhostuser.Region, id vhostuser.FileID, total i
 	if at, ok := w.made[mapping{id, r.MmapOffset, r.Size}]; ok && r.GuestAddr >= at {
 		w.base.Store(r.GuestAddr - at)
 	}
+	if total == 1 {
+		clear(w.table) // of the connection before
+	}
+	w.table[r] = w.seen.alike && w.seen.region == r
 }
 
 // RegionRemoved implements vhostuser.MemoryObserver.
-func (w *daxWindow) RegionRemoved(_ vhostuser.Region, _ vhostuser.FileID, total int) {
+func (w *daxWindow) RegionRemoved(r vhostuser.Region, _ vhostuser.FileID, total int) {
 	w.owner.SetRegions(total)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.table, r)
+}
+
+// Mapped implements vhostuser.MemoryObserver.
+func (w *daxWindow) Mapped() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for r, alike := range w.table {
+		if _, ours := w.offset(r.GuestAddr); ours || alike {
+			return true
+		}
+	}
+	return false
 }
 
 // Map implements dax.Mapper.
@@ -137,8 +163,12 @@ func (w *daxWindow) offset(gpa uint64) (uint64, bool) {
 // classify says how a memory region may be touched: one that is a piece of the
 // window must not be mapped here.
 func (w *daxWindow) classify(fd int, r vhostuser.Region) guestmem.Kind {
+	kind := vhostuser.Classify(fd, r)
 	if w.owner.OwnsFile(fd) {
-		return guestmem.Window
+		kind = guestmem.Window
 	}
-	return vhostuser.Classify(fd, r)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen.region, w.seen.alike = r, kind != guestmem.RAM && r.Size == dax.RangeSize
+	return kind
 }

@@ -46,6 +46,8 @@ type Options struct {
 	Regions []Region
 	// CommitDelay is the time between the reply to SHMEM_MAP and the mapping, longer than QEMU's to be seen.
 	CommitDelay time.Duration
+	// BearsReset has a front-end that can remove a mapping from the memory table which a reset has dropped. QEMU 11.1 can't.
+	BearsReset bool
 	// Timeout bounds each wait for the daemon; default 20 s.
 	Timeout time.Duration
 	// Logf, if set, gets every message and every fault.

@@ -167,6 +167,10 @@ func (f *Frontend) sendMemory() error {
 	have := f.regions
 	for _, s := range have {
 		if !hasSlot(want, s) {
+			if !f.started && s.gpa >= WindowGPA && !f.opts.BearsReset {
+				f.fault("REM_MEM_REG of a mapping that a reset has dropped: QEMU dies in memory_region_get_fd")
+				return errors.New("a mapping was live at the reset")
+			}
 			if err := f.sendSync(RemMemReg, memRegion(s)); err != nil {
 				return err
 			}

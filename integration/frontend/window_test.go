@@ -183,7 +183,7 @@ func TestWindowSurvivesPauseResetAndRemount(t *testing.T) {
 		t.Run(backing, func(t *testing.T) {
 			dir := t.TempDir()
 			must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(4*rangeSize, 3), 0o600))
-			_, c := window(t, dir, backing, 64, frontend.Options{CommitDelay: 2 * time.Millisecond})
+			_, c := window(t, dir, backing, 64, frontend.Options{CommitDelay: 2 * time.Millisecond, BearsReset: true})
 			fe := c.Frontend()
 			use := func(when string) {
 				t.Helper()
@@ -222,6 +222,83 @@ func TestWindowSurvivesPauseResetAndRemount(t *testing.T) {
 			must(t, c.Init()) // a new kernel that the daemon was told nothing of
 			use("after another INIT")
 		})
+	}
+}
+
+// TestResetWithMappingsStartsNoDevice has a guest with mappings reset, and its new kernel look for the device. QEMU would
+// crash at its start; here it is a fault. After that, with a new connection, it is there again.
+//
+// To see it fail: in package vhostuser, let withdraw return at once.
+func TestResetWithMappingsStartsNoDevice(t *testing.T) {
+	ours(t)
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(2*rangeSize, 3), 0o600))
+	for _, backing := range []string{"managed", "passthrough", "direct"} {
+		for _, live := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%t", backing, live), func(t *testing.T) {
+				if os.Geteuid() != 0 && backing != "direct" {
+					t.Skip("the backing mount needs root")
+				}
+				d := daemontest.Start(t, dir, "--tag=test", "--dax-window=16M", "--reconnect", "--dax-backing="+backing)
+				c := daemontest.Mount(t, d, frontend.Options{Device: frontend.GenericDevice}, fuseclient.Options{Offer: daxFlags})
+				fe := c.Frontend()
+				use := func() {
+					t.Helper()
+					e, err := c.Lookup(root, 1, "f")
+					must(t, err)
+					must(t, c.Setupmapping(e.NodeId, rangeSize, rangeSize, fuseclient.MapRead, 0))
+					got := make([]byte, 4096)
+					must(t, fe.Window.Load(got, 0))
+					if !bytes.Equal(got, pattern(2*rangeSize, 3)[rangeSize:][:4096]) {
+						t.Error("the mapping reads wrong")
+					}
+				}
+				tag := func() string {
+					t.Helper()
+					config, err := fe.GetConfig(40)
+					must(t, err)
+					name, _, _ := bytes.Cut(config[:36], []byte{0})
+					return string(name)
+				}
+				use()
+				if got := tag(); got != "test" {
+					t.Errorf("a running device is called %q", got)
+				}
+				must(t, fe.Stop())
+				must(t, fe.Start())
+				use()
+				if !live {
+					must(t, c.Destroy())
+					if backing != "managed" {
+						unmapped(t, fe.Window, "DESTROY")
+					}
+				}
+				must(t, fe.Reset())
+				if !live || backing == "managed" {
+					if got := tag(); got != "test" {
+						t.Errorf("after the reset the device is called %q", got)
+					}
+					must(t, fe.Start())
+					must(t, c.Init())
+					use()
+					return
+				}
+				for range 2 {
+					if got := tag(); got != "" {
+						t.Errorf("after the reset the device is called %q", got)
+					}
+					if fe.Start() == nil {
+						t.Fatal("the device started")
+					}
+				}
+				must(t, fe.Reconnect())
+				if got := tag(); got != "test" {
+					t.Errorf("after a new connection the device is called %q", got)
+				}
+				must(t, c.Init())
+				use()
+			})
+		}
 	}
 }
 
