@@ -55,3 +55,35 @@ func TestAccess(t *testing.T) {
 		})
 	}
 }
+
+// TestAnEntryForAGroupLetsItsMembersCreate: the guest has let the caller into the directory by an entry for one of its
+// groups, and says which only if that is the directory's own.
+func TestAnEntryForAGroupLetsItsMembersCreate(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	g := newGuest(t, Options{PosixACL: On})
+	dir := filepath.Join(g.fs.opts.SharedDir, "d")
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	// user::rwx, group::r-x, group:7:rwx, mask::rwx, other::---
+	acl := le(uint32(2), uint16(1), uint16(7), ^uint32(0), uint16(4), uint16(5), ^uint32(0), uint16(8), uint16(7), uint32(7),
+		uint16(0x10), uint16(7), ^uint32(0), uint16(0x20), uint16(0), ^uint32(0))
+	if err := unix.Setxattr(dir, "system.posix_acl_access", acl, 0); err != nil {
+		t.Skipf("no ACLs here: %v", err)
+	}
+	d, e := g.lookup(rootID, "d")
+	g.must("LOOKUP", e)
+	g.uid, g.gid = 1000, 1000
+	g.create(d.NodeId, "f", unix.O_RDWR, 0o644)
+	g.mkdir(d.NodeId, "sub")
+	for _, name := range []string{"f", "sub"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
+			t.Error(err)
+		} else if st.Uid != 1000 || st.Gid != 1000 {
+			t.Errorf("%s belongs to %d:%d", name, st.Uid, st.Gid)
+		}
+	}
+}

@@ -302,9 +302,10 @@ func (t *Thread) asCaller(umask uint32) {
 	if t.session.has(fuse.CAP_DONT_MASK) {
 		t.id.umask = umask & 0o777
 	}
-	if !t.session.has(fuse.CAP_CREATE_SUPP_GROUP) {
+	if !t.session.has(fuse.CAP_CREATE_SUPP_GROUP) || t.session.has(fuse.CAP_POSIX_ACL) {
 		// The guest can't say which of its groups gives the caller the right
-		// to write to the directory.
+		// to write to the directory, or says so only of the directory's own
+		// group and not of one that has an entry in its ACL.
 		t.id.keep = 1 << unix.CAP_DAC_OVERRIDE
 	}
 	if t.id.uid == invalidUID {
