@@ -122,7 +122,7 @@ func optionTable(c *config) []option {
 		{name: "no-readdirplus", value: no(&o.ReaddirPlus),
 			help: "List directories without looking up every entry. --cache=never implies it."},
 		{name: "readonly", value: yes(&o.ReadOnly),
-			help: "Refuse every change that the guest wants to make."},
+			help: "Refuse every change that the guest wants to make. Reading sets access times all the same, unless the host has the directory mounted so that it does not."},
 
 		{name: "xattr", value: yes(&o.Xattr),
 			help: "Serve extended attributes."},
