@@ -290,12 +290,19 @@ func (t *Thread) getlk() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	of, e := t.ownerFD(n, in.Owner, true)
+	// An owner without a descriptor has no locks, and need not get one to ask
+	// about those of others: it would keep it, for who has locked nothing tells
+	// nobody when it ends. The handle's own carries no such locks.
+	fd := f.fd
+	of, e := t.ownerFD(n, in.Owner, false)
 	if e != 0 {
 		return 0, e
 	}
-	defer t.fs.dropOwnerFile(of)
-	if e := sysFcntlLock(of.fd, unix.F_OFD_GETLK, &lk); e != 0 {
+	if of != nil {
+		defer t.fs.dropOwnerFile(of)
+		fd = of.fd
+	}
+	if e := sysFcntlLock(fd, unix.F_OFD_GETLK, &lk); e != 0 {
 		return 0, e
 	}
 	out := overlay[fuse.LkOut](t.payload())

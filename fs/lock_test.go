@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/virtiofsd-go/virtiofsd-go/device"
@@ -127,5 +128,25 @@ func TestTheNumberOfAWaitingLockHoldsUpNoReader(t *testing.T) {
 	req := le(uint32(inHeaderLen+len(body)), uint32(opSetlkw), unique, node, g.uid, g.gid, uint32(1), uint16(0), uint16(0), body)
 	if _, v := g.serve(req, replyRoom, false); v != device.Detach {
 		t.Errorf("verdict %d", v)
+	}
+}
+
+func TestAskingAboutLocksKeepsNothing(t *testing.T) {
+	g := newGuest(t, Options{PosixLock: true})
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	g.must("SETLK", g.setlk(node, fh, 1, unix.F_WRLCK))
+	reader, e := g.open(node, unix.O_RDONLY)
+	g.must("OPEN", e)
+	before := g.fs.budget.count.Load()
+	for owner := range uint64(20) {
+		rep, e := g.call(opGetlk, node, le(reader, owner, uint64(0), uint64(9), uint32(unix.F_WRLCK), uint32(0), uint32(0), uint32(0)))
+		g.must("GETLK", e)
+		free := overlay[fuse.LkOut](aligned(rep)).Lk.Typ == unix.F_UNLCK
+		if free != (owner == 1) {
+			t.Errorf("to owner %d the range is free: %v", owner, free)
+		}
+	}
+	if after := g.fs.budget.count.Load(); after != before {
+		t.Errorf("%d descriptors more than before", after-before)
 	}
 }
