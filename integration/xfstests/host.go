@@ -274,7 +274,7 @@ func (h *hostKernel) copyOut(_ context.Context, path string) ([]byte, error) {
 }
 
 func (h *hostKernel) stop(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	err := h.order(order{Stop: true})
 	if err == nil {

@@ -25,7 +25,7 @@ const (
 	mountSocket  = "/run/xfstests-mount.sock"
 	mountFailure = 32 // as mount(8) calls it
 	bridgeStart  = 30 * time.Second
-	daemonEnd    = 10 * time.Second
+	daemonEnd    = 30 * time.Second
 )
 
 // mountRequest is what the helper sends; the answer is a report.
