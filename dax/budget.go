@@ -21,6 +21,9 @@ type budget struct {
 	kicked int    // eventfd
 
 	mu       sync.Mutex
+	readers  int                  // READs being served
+	most     int                  // of them at a time, ever
+	threads  map[uint32]time.Time // that faulted, and when
 	resident int64
 	charged  int64         // since the engine began to measure
 	told     bool          // the engine is awake
@@ -28,43 +31,83 @@ type budget struct {
 	taking   span          // the engine is taking these pages, or none
 	waiting  bool          // the engine is taking pages, or waits for a lock
 	since    time.Time     // when that began
+	let      time.Time     // when a READ was last let go for that
 	less     chan struct{} // closed when resident has gone down
 }
 
 const (
 	// maxHold is how long a READ is held back when the engine has been at one
-	// thing for as long.
+	// thing for as long. It may only be slow, so one READ goes at a time.
 	maxHold = time.Second
 	// nearHold is the same for a READ near the pages that the engine takes:
 	// the kernel reads ahead in pieces, one after the other, and has the
 	// pages of all of them locked.
 	nearHold = 2 * time.Millisecond
 	near     = 2 * RangeSize
+	// threadIdle is for how long a thread counts that does not fault.
+	threadIdle = time.Minute
 )
+
+// ahead is what a thread that faults brings into memory before its first READ is
+// here to be counted: the range, and as much again behind it.
+const ahead = 2 * RangeSize
+
+// Water marks, in sixteenths of the budget. The server holds READs back from
+// holdWater on.
+const (
+	holdWater = 14
+	highWater = 12
+	lowWater  = 9
+)
+
+// marks are the water marks in bytes, for that many threads that fault at a time:
+// the lower the more they are, so that what they bring in at once stays within a
+// tenth above the budget, with room for one more that is let go. A quarter of the
+// budget is there for any number.
+func marks(limit uint64, threads int) (hold, high, low uint64) {
+	hold = limit / 16 * holdWater
+	if most, room := limit+limit/10, uint64(threads+1)*ahead; room < most {
+		hold = min(hold, most-room)
+	} else {
+		hold = 0
+	}
+	hold = max(hold, limit/4)
+	return hold, hold / holdWater * highWater, hold / holdWater * lowWater
+}
 
 // charge counts the bytes of w, which are about to be read, and returns when there
 // is room for them, or when somebody who takes pages away waits for this READ:
-// the engine, or an exclusion, of which excluded tells.
-func (b *budget) charge(w span, excluded func(span) bool) {
+// the engine, or an exclusion, of which excluded tells. With [budget.leave] it is
+// served.
+func (b *budget) charge(w span, thread uint32, excluded func(span) bool) {
 	if b.limit == 0 {
 		return
 	}
-	limit := int64(b.limit / 16 * holdWater)
+	now := time.Now()
 	b.mu.Lock()
+	b.readers++
+	b.most = max(b.most, b.readers)
+	b.threads[thread] = now
 	b.resident += int64(w.Len)
 	b.charged += int64(w.Len)
 	b.wake()
-	if b.resident <= limit {
+	if !b.full() {
 		b.mu.Unlock()
 		return
 	}
-	for start := time.Now(); b.resident > limit && !b.off && !b.taking.overlaps(w); {
+	for start := now; b.full() && !b.off && !b.taking.overlaps(w); {
 		hold := maxHold
 		if b.isNear(w) {
 			hold = nearHold
 		}
 		if b.waiting && time.Since(start) >= hold && time.Since(b.since) >= hold {
-			break
+			if hold == nearHold {
+				break
+			}
+			if time.Since(b.let) >= hold {
+				b.let = time.Now()
+				break
+			}
 		}
 		less := b.less
 		b.mu.Unlock()
@@ -82,13 +125,32 @@ func (b *budget) charge(w span, excluded func(span) bool) {
 	b.mu.Unlock()
 }
 
+// leave ends what began with charge.
+func (b *budget) leave() {
+	if b.limit == 0 {
+		return
+	}
+	b.mu.Lock()
+	b.readers--
+	b.mu.Unlock()
+}
+
+func (b *budget) full() bool {
+	hold, _, _ := marks(b.limit, b.faulting())
+	return b.resident > int64(hold)
+}
+
+// faulting is how many threads may fault at a time. The kernel tells who does; or
+// it does not, if the front-end is in a pid namespace that this process is not in.
+func (b *budget) faulting() int { return max(b.most, len(b.threads)) }
+
 func (b *budget) isNear(w span) bool {
 	t := b.taking
 	return t.Len > 0 && w.Off < t.end()+near && t.Off < w.end()+near
 }
 
 func (b *budget) wake() {
-	if b.told || b.resident < int64(b.limit/16*highWater) {
+	if _, high, _ := marks(b.limit, b.faulting()); b.told || b.resident < int64(high) {
 		return
 	}
 	b.told = true
@@ -97,11 +159,18 @@ func (b *budget) wake() {
 	unix.Write(b.kicked, one[:])
 }
 
-// measure says that the engine begins to measure.
-func (b *budget) measure() {
+// measure says that the engine begins to measure. It returns how many threads may
+// fault at a time.
+func (b *budget) measure() (threads int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.charged = 0
+	for thread, seen := range b.threads {
+		if time.Since(seen) > threadIdle {
+			delete(b.threads, thread)
+		}
+	}
+	return b.faulting()
 }
 
 // set takes over what the engine has measured. READs since it began may be part

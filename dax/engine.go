@@ -55,15 +55,6 @@ const (
 	refaultLooks = 4
 )
 
-// Water marks, in sixteenths of the budget: the server holds faults back from
-// holdWater on, since what is being read is in memory before it is counted, 4 MiB
-// for each thread that faults.
-const (
-	holdWater = 14
-	highWater = 12
-	lowWater  = 9
-)
-
 func (e *engine) start(m *Manager) {
 	e.m = m
 	e.op, e.forgetOp = m.NewOp(), m.NewOp()
@@ -136,18 +127,20 @@ func (e *engine) balance() {
 	idle := uint32(flagIdle)
 	defer func() { e.tell(0, idle, span{}) }()
 	e.tell(0, flagMeasuring, span{})
+	_, high, low := marks(budget, int(e.msg.off))
 	resident, err := e.m.back.resident(span{0, e.m.cfg.Window})
 	if err != nil {
 		idle |= flagNothing
 		return
 	}
 	e.tell(resident, flagMeasured, span{})
-	if resident >= budget/16*highWater && e.reclaimLocked(resident-budget/16*lowWater) == 0 {
+	if resident >= high && e.reclaimLocked(resident-low) == 0 {
 		idle |= flagNothing
 	}
 }
 
-// tell tells the server what the engine does, which READs may wait for.
+// tell tells the server what the engine does, which READs may wait for. The answer
+// is in msg.
 func (e *engine) tell(n uint64, flags uint32, next span) {
 	if e.m.cfg.Memory == 0 {
 		return

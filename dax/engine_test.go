@@ -2,6 +2,7 @@ package dax
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -9,17 +10,24 @@ import (
 // TestResidentStaysUnderBudget touches eight times the budget, over and over, from
 // several threads, while the host looks at what is resident.
 //
-// To see it fail, on a busy machine: in budget.set leave out charged.
+// To see it fail, on a busy machine: in budget.set leave out charged; with ten
+// threads: in marks take one for all of them.
 func TestResidentStaysUnderBudget(t *testing.T) {
+	for _, threads := range []uint64{2, 10} {
+		t.Run(fmt.Sprint(threads, " threads"), func(t *testing.T) { residentUnderBudget(t, threads) })
+	}
+}
+
+func residentUnderBudget(t *testing.T, threads uint64) {
 	const ranges = 256
 	const budget = ranges / 8 * RangeSize
 	m, g := guestOfSparseFile(t, ranges, budget)
 	var calls []chan guestReply
-	for i := range uint64(2) {
-		calls = append(calls, g.start(guestCall{Op: "fault", Off: i * ranges / 2 * RangeSize, Len: ranges / 2 * RangeSize}))
+	for i := range threads {
+		calls = append(calls, g.start(guestCall{Op: "fault", Off: ranges * i / threads * RangeSize, Len: ranges / threads * RangeSize}))
 	}
 	var most, over, looks uint64
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end) || m.stats.ReclaimedRanges.Load() == 0; time.Sleep(2 * time.Millisecond) {
 		n, err := m.back.resident(span{0, m.cfg.Window})
 		if err != nil {
 			t.Fatal(err)
@@ -39,9 +47,6 @@ func TestResidentStaysUnderBudget(t *testing.T) {
 	if over != 0 {
 		t.Errorf("more than a tenth over the budget at %d of %d looks, %d bytes at most", over, looks, most)
 	}
-	if s.ReclaimedRanges == 0 {
-		t.Error("nothing was reclaimed")
-	}
 }
 
 // TestFaultsWaitForTheEngine has the engine get no processor for seconds: the guest
@@ -58,7 +63,7 @@ func TestFaultsWaitForTheEngine(t *testing.T) {
 		calls = append(calls, g.start(guestCall{Op: "fault", Off: i * ranges / 2 * RangeSize, Len: ranges / 2 * RangeSize}))
 	}
 	var most, last uint64
-	for end := time.Now().Add(8 * maxHold); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(8 * maxHold); time.Now().Before(end) || last < budget/2; time.Sleep(10 * time.Millisecond) {
 		n, err := m.back.resident(span{0, m.cfg.Window})
 		if err != nil {
 			t.Fatal(err)
@@ -66,8 +71,8 @@ func TestFaultsWaitForTheEngine(t *testing.T) {
 		most, last = max(most, n), n
 	}
 	m.engine.mu.Unlock()
-	if most > budget+budget/10 || last < budget/2 {
-		t.Errorf("%d bytes resident at most, %d at the end, with a budget of %d", most, last, uint64(budget))
+	if most > budget+budget/10 {
+		t.Errorf("%d bytes resident at most, with a budget of %d", most, uint64(budget))
 	}
 	before := m.Stats().Faults
 	for deadline := time.Now().Add(20 * time.Second); m.Stats().Faults < before+ranges; time.Sleep(10 * time.Millisecond) {
@@ -197,5 +202,24 @@ func TestReclaimWhenAllAreBusy(t *testing.T) {
 	op.End()
 	if n := <-freed; n == 0 {
 		t.Error("nothing was reclaimed")
+	}
+}
+
+// TestMarksLeaveRoomForEveryThread checks that what all threads that fault bring in at once fits above the mark at which
+// they are held back, down to a budget that is too small for them.
+func TestMarksLeaveRoomForEveryThread(t *testing.T) {
+	for _, budget := range []uint64{32 << 20, 64 << 20, 1 << 30, 1 << 40} {
+		for _, threads := range []int{0, 1, 2, 10, 64, 1000} {
+			hold, high, low := marks(budget, threads)
+			if low == 0 || low >= high || high >= hold {
+				t.Errorf("budget %d, %d threads: marks %d, %d, %d", budget, threads, low, high, hold)
+			}
+			if hold > budget/4 && hold+uint64(threads)*ahead > budget+budget/10 {
+				t.Errorf("budget %d, %d threads: held back from %d on", budget, threads, hold)
+			}
+			if threads <= 2 && budget >= 64<<20 && hold != budget/16*holdWater {
+				t.Errorf("budget %d, %d threads: held back from %d on already", budget, threads, hold)
+			}
+		}
 	}
 }

@@ -59,7 +59,7 @@ const (
 	flagUnbind                  // opThaw
 	flagClean                   // opBind: the caller has just excluded and invalidated the range
 	flagPassthrough             // opExport
-	flagMeasuring               // opResident: it looks at what is resident
+	flagMeasuring               // opResident: it looks at what is resident; the answer's off is how many threads may fault at a time
 	flagMeasured                // opResident: off is what is resident
 	flagStep                    // opResident: it takes the span next; if there is none it waits for a lock
 	flagIdle                    // opResident: it sleeps, and wants to be woken

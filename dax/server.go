@@ -94,7 +94,7 @@ func newServer(cfg mountConfig) *server {
 		bindings:      make([]binding, cfg.window/RangeSize),
 		files:         make(map[uint64]*realFile),
 		exports:       make(map[uint64]*export),
-		budget:        budget{limit: cfg.memory, less: make(chan struct{})},
+		budget:        budget{limit: cfg.memory, less: make(chan struct{}), threads: make(map[uint32]time.Time)},
 	}
 }
 
@@ -239,7 +239,8 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 	buf = buf[:where.Len]
 	s.counters.reads.Add(1)
 	s.counters.readBytes.Add(where.Len)
-	s.budget.charge(where, s.excluded)
+	s.budget.charge(where, in.Pid, s.excluded)
+	defer s.budget.leave()
 	status := fuse.OK
 	var pieces [4]piece
 	for _, p := range s.enter(where, pieces[:0]) {
@@ -528,7 +529,7 @@ func (s *server) call(m *message) error {
 		case m.flags&flagIdle != 0:
 			s.budget.done(m.flags&flagNothing != 0)
 		case m.flags&flagMeasuring != 0:
-			s.budget.measure()
+			m.off = uint64(s.budget.measure())
 		case m.flags&flagMeasured != 0:
 			s.budget.set(m.off)
 		case m.flags&flagStep != 0:
