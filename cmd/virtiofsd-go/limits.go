@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 )
 
 // wantedNofile is the number of open files that the daemon asks for by default.
@@ -34,6 +36,17 @@ func reservedFDs(c *config) int {
 	return fdsPerQueue*(c.queues+1) + fdsForMemory + fdsForWaiters + fdsForTheRest + c.threadPoolSize
 }
 
+// fdsForWindow returns how many descriptors the DAX window may take: each range
+// can show another file, which is open for that, and of which the front-end gets
+// a descriptor where each range is a mapping of its own.
+func fdsForWindow(c *config) uint64 {
+	n := uint64(c.daxWindow) / dax.RangeSize
+	if c.daxBacking == dax.Passthrough {
+		n *= 2
+	}
+	return n
+}
+
 // setupFDLimit raises RLIMIT_NOFILE and returns how many descriptors the file
 // system may use for inodes and files of the guest.
 func setupFDLimit(c *config, log *slog.Logger) (int, error) {
@@ -46,6 +59,7 @@ func setupFDLimit(c *config, log *slog.Logger) (int, error) {
 		return 0, fmt.Errorf("the limit of open files is %d, and the daemon needs more than %d for itself; raise it (--rlimit-nofile, ulimit -n)", limit, reserved)
 	}
 	left := min(limit-uint64(reserved), 1<<30)
+	left -= min(fdsForWindow(c), left/2)
 	if left < 128 {
 		log.Warn("the limit of open files leaves few for the guest", "limit", limit, "left", left)
 	}
