@@ -11,7 +11,10 @@ import (
 // dirStream is the position of an open directory.
 type dirStream struct {
 	mu  sync.Mutex // held over one READDIR
-	pos uint64     // the offset at which the descriptor goes on
+	pos uint64     // the offset at which the guest goes on
+	// rest is what has been read from the host behind pos and did not fit: to
+	// go back costs the host as much as to read it all.
+	rest []byte
 }
 
 const (
@@ -21,8 +24,10 @@ const (
 	direntType = 18
 	direntName = 19
 
-	// direntMin is the room below which no further entry is tried for.
+	// direntMin is the least to read from the host, more than any entry.
 	direntMin = 512
+	// restMax is the most that is kept.
+	restMax = 2 * direntMin
 )
 
 // opendir serves FUSE_OPENDIR.
@@ -75,39 +80,41 @@ func (t *Thread) list(plus bool) (int, unix.Errno) {
 	defer n.drop()
 	f.dir.mu.Lock()
 	defer f.dir.mu.Unlock()
-	if in.Offset != f.dir.pos {
+	if in.Offset != f.dir.pos || in.Offset == 0 && len(f.dir.rest) > 0 {
 		if _, err := unix.Seek(f.fd, int64(in.Offset), unix.SEEK_SET); err != nil {
 			return 0, errnoOf(err)
 		}
-		f.dir.pos = in.Offset
+		f.dir.pos, f.dir.rest = in.Offset, f.dir.rest[:0]
 	}
 	out := t.payload()[:min(int(in.Size), t.rep.Len(), replyMax)]
 	done := 0
+	// The first part is read as if all names were short, whose entries grow
+	// most, and the next by what it has become.
+	host, guest := 3, 4
+	if plus {
+		host, guest = 3, 20
+	}
 	for {
-		// A host entry is never longer than the guest's, so no more than a
-		// few are read that do not fit.
-		room := len(out) - done
-		if plus {
-			room /= 4
+		got := copy(t.dirents, f.dir.rest)
+		if f.dir.rest = f.dir.rest[:0]; got == 0 {
+			var e unix.Errno
+			room := (len(out) - done) * host / guest
+			got, e = sysGetdents(f.fd, t.dirents[:min(max(room, direntMin), direntBuf)])
+			if e != 0 && done == 0 {
+				return 0, e
+			}
+			if e != 0 || got == 0 {
+				break
+			}
 		}
-		if done > 0 && room < direntMin {
-			break
-		}
-		got, e := sysGetdents(f.fd, t.dirents[:min(max(room, direntMin), direntBuf)])
-		if e != 0 && done == 0 {
-			return 0, e
-		}
-		if e != 0 || got == 0 {
-			break
-		}
-		size, last, full, e := t.convert(out[done:], t.dirents[:got], n, dirfd, plus)
+		size, used, last, full, e := t.convert(out[done:], t.dirents[:got], n, dirfd, plus)
+		host, guest = got, max(size, 1)
 		done += size
 		if size > 0 {
 			f.dir.pos = last
 		}
 		if full {
-			// The descriptor is ahead of the guest now.
-			unix.Seek(f.fd, int64(f.dir.pos), unix.SEEK_SET)
+			f.dir.keep(f.fd, t.dirents[used:got])
 			if done == 0 {
 				return 0, unix.EINVAL
 			}
@@ -123,9 +130,19 @@ func (t *Thread) list(plus bool) (int, unix.Errno) {
 	return done, 0
 }
 
-// convert turns the host's entries in b into the guest's in out. last is the
-// offset behind the last one converted; full says that one did not fit.
-func (t *Thread) convert(out, b []byte, dir *inode, dirfd int, plus bool) (size int, last uint64, full bool, e unix.Errno) {
+// keep keeps what was read behind pos from the descriptor fd.
+func (d *dirStream) keep(fd int, b []byte) {
+	if len(b) > restMax {
+		unix.Seek(fd, int64(d.pos), unix.SEEK_SET)
+		return
+	}
+	d.rest = append(d.rest, b...)
+}
+
+// convert turns the host's entries in b, of which it uses used bytes, into the
+// guest's in out. last is the offset behind the last one converted; full says
+// that one did not fit.
+func (t *Thread) convert(out, b []byte, dir *inode, dirfd int, plus bool) (size, used int, last uint64, full bool, e unix.Errno) {
 	head := 0
 	if plus {
 		head = sizeOf[fuse.EntryOut]()
@@ -133,7 +150,7 @@ func (t *Thread) convert(out, b []byte, dir *inode, dirfd int, plus bool) (size 
 	for len(b) >= direntName {
 		reclen := int(binary.NativeEndian.Uint16(b[direntLen:]))
 		if reclen < direntName || reclen > len(b) {
-			return size, last, false, unix.EIO
+			return size, used, last, false, unix.EIO
 		}
 		rec := b[:reclen]
 		end := direntName
@@ -141,13 +158,13 @@ func (t *Thread) convert(out, b []byte, dir *inode, dirfd int, plus bool) (size 
 			end++
 		}
 		if end == reclen {
-			return size, last, false, unix.EIO
+			return size, used, last, false, unix.EIO
 		}
 		name := cstr(rec[direntName : end+1])
 		nameLen := len(name) - 1
 		need := head + sizeOf[direntHeader]() + (nameLen+7)&^7
 		if need > len(out)-size {
-			return size, last, true, 0
+			return size, used, last, true, 0
 		}
 		to := out[size : size+need]
 		clear(to)
@@ -166,10 +183,11 @@ func (t *Thread) convert(out, b []byte, dir *inode, dirfd int, plus bool) (size 
 			t.entryPlus(overlay[fuse.EntryOut](to), de, dir, dirfd, name)
 		}
 		size += need
+		used += reclen
 		last = de.Off
 		b = b[reclen:]
 	}
-	return size, last, false, 0
+	return size, used, last, false, 0
 }
 
 // entryPlus looks up one entry of a directory being read. An entry that can't

@@ -137,7 +137,7 @@ func sysReadlinkat(dirfd int, name cstr, buf []byte) (int, unix.Errno) {
 }
 
 func sysGetdents(fd int, buf []byte) (int, unix.Errno) {
-	n, _, e := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+	n, e := quick6(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0, 0)
 	return int(n), e
 }
 
