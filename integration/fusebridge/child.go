@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,7 +38,7 @@ func child(config string) error {
 		return err
 	}
 	unix.CloseOnExec(childFuseFD)
-	fe, err := frontend.Open(o.Socket, frontend.Options{Queues: o.Queues, QueueSize: 1024, Packed: o.Packed})
+	fe, err := frontend.Open(o.Socket, frontend.Options{Queues: o.Queues, QueueSize: 1024, Packed: o.Packed, Inflight: o.Restarts})
 	if err != nil {
 		return err
 	}
@@ -55,6 +56,9 @@ func child(config string) error {
 	}()
 	go func() {
 		fe.Hangup()
+		for o.Restarts && again(fe) == nil {
+			fe.Hangup()
+		}
 		gone <- fmt.Errorf("the daemon has closed the connection")
 	}()
 	go func() { gone <- forward(childFuseFD, fe) }()
@@ -66,4 +70,13 @@ func child(config string) error {
 		}
 	}
 	return err
+}
+
+// again waits for the next daemon.
+func again(fe *frontend.Frontend) error {
+	for deadline := time.Now().Add(answerIn); ; time.Sleep(5 * time.Millisecond) {
+		if err := fe.Reconnect(); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }

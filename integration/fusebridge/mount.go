@@ -22,8 +22,10 @@ type Options struct {
 	Socket string // of the daemon
 	Queues int    // with hiprio; default 2
 	Packed bool
-	Source string    // the device's name in the table of mounts; default "fusebridge"
-	Log    io.Writer `json:"-"` // what the bridge says; default standard error
+	// Restarts has the bridge wait for another daemon at the socket when one has died, and give it the requests in flight.
+	Restarts bool
+	Source   string    // the device's name in the table of mounts; default "fusebridge"
+	Log      io.Writer `json:"-"` // what the bridge says; default standard error
 }
 
 // Bridge is a mount and the process that serves it.
