@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"sync/atomic"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +25,7 @@ func (t *Thread) read() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	if !t.mayBlock && (n.dax.Mapped() || len(bufs) > 0) {
+	if !t.mayBlock && (n.dax.Mapped() || len(bufs) > 0 || f.cold.expected()) {
 		return t.again()
 	}
 	if len(bufs) > 0 {
@@ -45,6 +47,7 @@ func (t *Thread) read() (int, unix.Errno) {
 		switch errnoOf(err) {
 		case 0:
 		case unix.EAGAIN:
+			f.cold.missed()
 			return t.again()
 		case unix.EOPNOTSUPP:
 			n.mnt.nowait.Store(false)
@@ -60,7 +63,39 @@ func (t *Thread) read() (int, unix.Errno) {
 		t.rep.Skip(got)
 		done += got
 	}
+	f.cold.hit()
 	return done, 0
+}
+
+// coldness guesses whether what is read next of a file is in the page cache. To
+// find out takes a reader as long as it takes the host to ready what is missing
+// for the device: a tenth of a millisecond for a megabyte.
+type coldness struct {
+	// state is the number of misses in a row, up to coldMost, in the high half,
+	// and the number of reads left that are taken to miss.
+	state atomic.Uint32
+}
+
+// coldMost limits the reads in a row that are not tried, to 2^coldMost-1.
+const coldMost = 4
+
+// expected says whether the next read, which the caller is about to make, is
+// taken to miss.
+func (c *coldness) expected() bool {
+	s := c.state.Load()
+	// Of two at once that count one read, one is tried that need not be.
+	return s&0xffff != 0 && c.state.CompareAndSwap(s, s-1)
+}
+
+func (c *coldness) missed() {
+	n := min(c.state.Load()>>16+1, coldMost)
+	c.state.Store(n<<16 | (1<<n - 1))
+}
+
+func (c *coldness) hit() {
+	if c.state.Load() != 0 {
+		c.state.Store(0)
+	}
 }
 
 func (t *Thread) readAll(f *file, off int64, size int) (int, unix.Errno) {

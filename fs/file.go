@@ -20,6 +20,7 @@ type file struct {
 	locked atomic.Bool   // fcntl locks were asked for by this handle
 	heard  atomic.Uint64 // of inode.lost
 	dir    dirStream
+	cold   coldness
 	fs     *FS
 }
 
