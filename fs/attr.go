@@ -5,6 +5,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
 )
 
 // getattr serves FUSE_GETATTR.
@@ -227,6 +229,22 @@ func (t *Thread) chmod(n *inode, fd int, mode uint32) unix.Errno {
 // truncate sets the size through the file handle that the guest names, or one
 // opened for it.
 func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
+	fd := -1
+	if in.Valid&fuse.FATTR_FH != 0 {
+		f, e := t.file(in.Fh, n)
+		if e != 0 {
+			return e
+		}
+		defer f.drop()
+		fd = f.fd
+	} else {
+		// Before faults of the window are held up, for it may wait.
+		var e unix.Errno
+		if fd, e = t.openForNow(n, unix.O_WRONLY); e != 0 {
+			return e
+		}
+		defer unix.Close(fd)
+	}
 	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n, true, false) {
 		defer t.restorePriv()
 	}
@@ -234,20 +252,21 @@ func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
 		return e
 	}
 	defer t.op.End()
-	if in.Valid&fuse.FATTR_FH != 0 {
-		f, e := t.file(in.Fh, n)
-		if e != 0 {
-			return e
-		}
-		defer f.drop()
-		return errnoOf(unix.Ftruncate(f.fd, int64(in.Size)))
-	}
-	fd, e := n.openFile(t, unix.O_WRONLY|unix.O_NONBLOCK)
-	if e != 0 {
-		return e
-	}
-	defer unix.Close(fd)
 	return errnoOf(unix.Ftruncate(fd, int64(in.Size)))
+}
+
+// openForNow is openFile for a request that may be on a queue's reader: a lease
+// that somebody on the host holds must not stop the queue, and so has a worker
+// serve the request again.
+func (t *Thread) openForNow(n *inode, flags int) (int, unix.Errno) {
+	if t.mayBlock {
+		return n.openFile(t, flags)
+	}
+	fd, e := n.openFile(t, flags|unix.O_NONBLOCK)
+	if e == unix.EWOULDBLOCK {
+		t.verdict = device.Again
+	}
+	return fd, e
 }
 
 func (t *Thread) utimens(fd int, in *fuse.SetAttrIn) unix.Errno {
