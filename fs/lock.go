@@ -176,7 +176,12 @@ func (t *Thread) ownerFD(n *inode, owner uint64, open bool) (*ownerFile, unix.Er
 	if e := t.fs.budget.reserveFile(); e != 0 {
 		return nil, unix.ENOLCK
 	}
-	fd, e := n.openFile(t, unix.O_RDWR|unix.O_NONBLOCK)
+	how := unix.O_RDWR
+	if t.fs.opts.ReadOnly {
+		// Nothing of the guest can be open for writing, so no lock needs it.
+		how = unix.O_RDONLY
+	}
+	fd, e := n.openFile(t, how|unix.O_NONBLOCK)
 	if e == unix.EACCES || e == unix.EROFS || e == unix.ETXTBSY || e == unix.EPERM {
 		fd, e = n.openFile(t, unix.O_RDONLY|unix.O_NONBLOCK)
 	}

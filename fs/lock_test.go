@@ -150,3 +150,22 @@ func TestAskingAboutLocksKeepsNothing(t *testing.T) {
 		t.Errorf("%d descriptors more than before", after-before)
 	}
 }
+
+func TestALockOpensNothingForWritingInAReadOnlyShare(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g := newGuest(t, Options{SharedDir: dir, PosixLock: true, ReadOnly: true})
+	f, e := g.lookup(rootID, "f")
+	g.must("LOOKUP", e)
+	fh, e := g.open(f.NodeId, unix.O_RDONLY)
+	g.must("OPEN", e)
+	g.must("SETLK", g.setlk(f.NodeId, fh, 1, unix.F_RDLCK))
+	for _, of := range g.fs.locks.owners {
+		flags, err := unix.FcntlInt(uintptr(of.fd), unix.F_GETFL, 0)
+		if err != nil || flags&unix.O_ACCMODE != unix.O_RDONLY {
+			t.Errorf("the descriptor of the lock has flags %#x (%v)", flags, err)
+		}
+	}
+}
