@@ -115,7 +115,30 @@ func (c *crew) joinLocked(r *request) bool {
 // lead notes that t is going to serve r. mu is held.
 func (c *crew) lead(t *crewThread, r *request) {
 	if t.joint = r.joint; t.joint != 0 {
+		r.leads = t
 		c.leading = append(c.leading, t)
+	}
+}
+
+// served has nobody wait any more for t, which leads or is nil, unless somebody
+// does. It comes before the driver knows that t is done: what the driver does
+// next can be served by a thread that is awake already, its reader.
+func (c *crew) served(t *crewThread) {
+	if t == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.joined == nil {
+		c.unlead(t)
+	}
+}
+
+// unlead is the end of lead. mu is held.
+func (c *crew) unlead(t *crewThread) {
+	if t.joint != 0 {
+		t.joint = 0
+		c.leading = slices.DeleteFunc(c.leading, func(o *crewThread) bool { return o == t })
 	}
 }
 
@@ -124,9 +147,10 @@ func (c *crew) lead(t *crewThread, r *request) {
 func (c *crew) follow(t *crewThread) *request {
 	r := t.joined
 	t.joined, t.joinEnd = nil, nil
-	if r == nil && t.joint != 0 {
-		t.joint = 0
-		c.leading = slices.DeleteFunc(c.leading, func(o *crewThread) bool { return o == t })
+	if r == nil {
+		c.unlead(t)
+	} else {
+		r.leads = t
 	}
 	return r
 }

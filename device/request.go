@@ -24,6 +24,8 @@ type request struct {
 	repeated bool
 	// joint is what Joiner has said of it, 0 for nothing.
 	joint uint64
+	// leads is the thread that others wait for while it serves this one.
+	leads *crewThread
 }
 
 // serve has th answer r. sane is false when the server panicked; the request

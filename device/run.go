@@ -206,11 +206,13 @@ func (u *run) route(r *request, v Verdict) {
 func (d *Device) work(th Thread, r *request) (sane bool) {
 	if r.next == nil {
 		written, v, sane := d.serve(th, r, true)
+		d.pool.served(r.leads)
 		r.run.finish(r, written, v)
 		return sane
 	}
 	// The driver is called once for all.
 	var pushed *run
+	leads := r.leads
 	sane = true
 	for joins := false; r != nil && sane; joins = true {
 		next, u := r.next, r.run
@@ -232,6 +234,7 @@ func (d *Device) work(th Thread, r *request) (sane bool) {
 		}
 		r = next
 	}
+	d.pool.served(leads)
 	pushed.publish()
 	for r != nil {
 		next := r.next
@@ -333,7 +336,7 @@ func (u *run) link(r *request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.serving.Store(0)
-	r.settled, r.detached, r.joint = false, false, 0
+	r.settled, r.detached, r.joint, r.leads = false, false, 0, nil
 	r.before, r.after = nil, u.handed
 	if u.handed != nil {
 		u.handed.before = r
