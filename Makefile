@@ -2,7 +2,7 @@
 #
 #   make demo SHARE=dir [CMD='...']   serve dir to a QEMU guest: a shell there, or one command (scripts/demo has the knobs)
 #   make test                         every test, those in a guest included
-#   make conformance                  the tests of file-system use in a guest at their full size: most of an hour
+#   make conformance                  file-system use in guests, in every mode and at full size (docs/conformance.md)
 #   make                              build/virtiofsd-go
 
 # make expands $ in what is given on its command line; a command for the guest's shell wants to keep its own.
@@ -29,6 +29,8 @@ test:
 	@: "$${VIRTIOFSD_RUST:=$$(scripts/bootstrap peer || echo 'Without rust virtiofsd the comparisons with it are skipped.' >&2)}" && \
 	export VIRTIOFSD_RUST && $(with-go) go run ./scripts/runtests
 
-# The guest tests that are of Debian's packages, at full size.
+# What make test does of it is the first mode, in small sizes.
 conformance: guest
-	@$(with-go) CONFORMANCE=long go test -count=1 -timeout=75m -v -run '^Test(Conformance|FioVerifies|StressNG|GitCloneAndFsck|SqliteSurvivesKill|DbenchAndFsMark)$$' ./integration/guest
+	@scripts/bootstrap test
+	@$(with-go) CONFORMANCE=long go test -count=1 -p=1 -timeout=90m -v -run '^Test(Conformance|SqliteSurvivesPowerLoss|DatabaseSurvivesKilledDaemon)$$' \
+	    ./integration/guest ./integration/fusebridge
