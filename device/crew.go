@@ -18,8 +18,7 @@ type crew struct {
 
 	newThread func() (Thread, error)
 	// serve serves one request; it returns false when the thread's state
-	// can't be used any more.
-	// Those linked behind the request join it.
+	// can't be used any more. Those linked behind the request join it.
 	serve func(Thread, *request) bool
 	// refuse completes a request that no thread could be started for.
 	refuse func(*request, error)
@@ -212,8 +211,8 @@ func (c *crew) run(t *crewThread, r *request) {
 	closeThread(th)
 }
 
-// next returns the next request for t, with those that join it, or nil when t has to end. t no longer
-// counts as a thread then.
+// next returns the next request for t, with those that join it, or nil when t has
+// to end. t no longer counts as a thread then.
 func (c *crew) next(t *crewThread) *request {
 	c.mu.Lock()
 	if r := c.follow(t); r != nil {

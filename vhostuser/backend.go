@@ -41,7 +41,8 @@ type BackendChannel struct {
 	commits  commits
 	// stopped is closed when the state ceases to be running.
 	stopped chan struct{}
-	stops   uint64 // suspend was called
+	stops   uint64      // suspend was called
+	later   *time.Timer // of resumeLater, the last one
 }
 
 type channelState uint8
@@ -292,8 +293,11 @@ const apartGrace = 2 * time.Second
 func (ch *BackendChannel) resumeLater() {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	if ch.later != nil {
+		ch.later.Stop()
+	}
 	stops := ch.stops
-	time.AfterFunc(ch.apart, func() {
+	ch.later = time.AfterFunc(ch.apart, func() {
 		ch.mu.Lock()
 		defer ch.mu.Unlock()
 		if ch.stops == stops {
