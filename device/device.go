@@ -57,6 +57,10 @@ type Options struct {
 	// WorkerIdle is how long a worker without work lives. 0 stands for 10 s.
 	WorkerIdle time.Duration
 
+	// BusyPoll is how long the reader of a queue may look for the next request
+	// before it sleeps. 0: it sleeps at once.
+	BusyPoll time.Duration
+
 	// StopLimit bounds how long a stop of a ring waits for requests that are
 	// being served. 0 stands for 20 s. What takes longer completes when the
 	// ring runs again, or never.

@@ -102,6 +102,9 @@ func (u *run) look(th Thread, r **request) (idle, sane bool, err error) {
 	}
 	if served > 0 {
 		u.w.found()
+		if u.poll() {
+			return false, true, nil
+		}
 	}
 	if u.stopping.Load() {
 		return true, true, nil

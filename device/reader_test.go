@@ -271,3 +271,40 @@ func TestServingWhatMayBlockAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for a request", n)
 	}
 }
+
+// The driver kicks for the first request only: the reader looks for the others by itself, and sleeps no more.
+func TestReaderThatPollsNeedsNoKick(t *testing.T) {
+	m, _ := newEchoMachine(t, device.Options{BusyPoll: time.Hour})
+	q := m.queues[1]
+	q.start()
+	q.expect(q.do(0, "fast"), "fast")
+	before := m.dev.QueueStats(1).Wakeups.Load()
+	for i := range 100 {
+		q.submit(i%slots, "fast")
+		q.expect(q.next(), "fast")
+	}
+	s := m.dev.QueueStats(1)
+	if n := s.Wakeups.Load() - before; n != 0 || s.PollsFound.Load() == 0 {
+		t.Errorf("%d wake-ups, %d of %d polls found something", n, s.PollsFound.Load(), s.Polls.Load())
+	}
+	began := time.Now()
+	q.stop()
+	if d := time.Since(began); d > long/2 {
+		t.Errorf("a stop waited %v for a reader that polls", d)
+	}
+}
+
+// A reader that has looked in vain sleeps, and a kick wakes it.
+func TestReaderThatPollsInVainIsKicked(t *testing.T) {
+	m, _ := newEchoMachine(t, device.Options{BusyPoll: time.Microsecond})
+	q := m.queues[1]
+	q.start()
+	for i := range 20 {
+		q.expect(q.do(i%slots, "fast"), "fast")
+		time.Sleep(time.Millisecond)
+	}
+	s := m.dev.QueueStats(1)
+	if polls, found := s.Polls.Load(), s.PollsFound.Load(); polls == 0 || polls-found > 5 {
+		t.Errorf("%d polls for 20 requests that are a millisecond apart, %d found something", polls, found)
+	}
+}

@@ -84,6 +84,7 @@ func (r *ring) start(cfg vhostuser.Ring) error {
 	}
 	r.last, r.place = nil, at
 	u := &run{ring: r, dev: r.dev, q: q, w: w, ended: make(chan struct{}), threads: 1, ready: 1}
+	u.busy.limit = r.dev.opts.BusyPoll
 	u.enabled.Store(cfg.Enabled)
 	r.goOn(u)
 	if i, ok := r.dev.opts.Server.(Interrupter); ok {

@@ -29,6 +29,7 @@ type run struct {
 	// serving is the head of the chain that the reader serves, plus one.
 	serving atomic.Uint32
 	recess  recess
+	busy    busyPoll
 	// visitor is the request that visitors use, who have left as many as
 	// unpublished completed, and may have called the reader back.
 	visitor     *request

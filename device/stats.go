@@ -5,6 +5,8 @@ import "sync/atomic"
 // QueueStats counts what happens on one queue. All fields only ever grow.
 type QueueStats struct {
 	Wakeups      atomic.Uint64 // returns from waiting for a kick
+	Polls        atomic.Uint64 // times the reader looked for requests for a moment before it slept
+	PollsFound   atomic.Uint64 // of them, those that found one
 	Batches      atomic.Uint64 // publications of used entries by the reader
 	Requests     atomic.Uint64 // chains taken from the ring
 	Calls        atomic.Uint64 // signals to the driver

@@ -122,6 +122,7 @@ var wrongCommandLines = []struct {
 	{args: []string{"--shared-dir=d", "--socket-path=s", "--tag=a\nb"}, status: 2, says: "newline", ours: "rust takes it, and Linux guests refuse the device"},
 	{args: args("--shared-dir=d --socket-path=s --thread-pool-size=-1"), status: 2, says: "--thread-pool-size"},
 	{args: args("--shared-dir=d --socket-path=s --thread-pool-size=many"), status: 2, says: "--thread-pool-size"},
+	{args: args("--shared-dir=d --socket-path=s --busy-poll=1001"), status: 2, says: "from 0 to 1000"},
 	{args: args("--shared-dir=d --socket-path=s --queues=0"), status: 2, says: "from 1 to 64"},
 	{args: args("--shared-dir=d --socket-path=s --queues=65"), status: 2, says: "from 1 to 64"},
 	{args: args("--shared-dir=d --socket-path=s --rlimit-nofile=-1"), status: 2, says: "--rlimit-nofile"},
