@@ -1,0 +1,76 @@
+package device
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// busyPoll decides when a reader that has nothing left to serve looks for the
+// next request for a moment before it goes to sleep. A processor that has
+// nothing to do takes longer to wake up than most requests take to serve, and the
+// driver can do without a kick. Where requests don't come that soon it is of no
+// use: after each look in vain the reader goes to sleep at once for a number of
+// times, which doubles.
+type busyPoll struct {
+	limit  time.Duration // 0: never
+	misses int           // looks in vain, one after the other
+	skip   int           // times to go to sleep at once
+}
+
+const (
+	// busyPollSkipFirst and busyPollSkipMost are how often the reader goes to sleep
+	// at once after the first look in vain, and after many.
+	busyPollSkipFirst = 4
+	busyPollSkipMost  = 128
+	// busyPollLate is how many times its limit a look takes if the processor was
+	// wanted by others: then there is none that sleeps.
+	busyPollLate = 4
+)
+
+// due says whether the reader should look.
+func (p *busyPoll) due() bool {
+	if p.limit == 0 {
+		return false
+	}
+	if p.skip > 0 {
+		p.skip--
+		return false
+	}
+	return true
+}
+
+// found tells that there was something.
+func (p *busyPoll) found() { p.misses = 0 }
+
+// missed tells that there was nothing in the time that it took to look.
+func (p *busyPoll) missed(took time.Duration) {
+	p.skip = min(busyPollSkipFirst<<min(p.misses, 16), busyPollSkipMost)
+	p.misses++
+	if took > busyPollLate*p.limit {
+		p.skip = busyPollSkipMost
+	}
+}
+
+// poll looks for the next request, with kicks off, and says whether there is
+// one. Between two looks it gives the processor to who else wants it: it may be
+// the driver.
+func (u *run) poll() bool {
+	if u.ring.index == hiprio || u.held != nil || !u.w.kicked() || !u.busy.due() {
+		return false
+	}
+	u.ring.stats.Polls.Add(1)
+	for start := time.Now(); !u.stopping.Load() && u.enabled.Load(); {
+		if u.hasAgain.Load() || u.q.Pending() {
+			u.busy.found()
+			u.ring.stats.PollsFound.Add(1)
+			return true
+		}
+		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		if took := time.Since(start); took > u.busy.limit {
+			u.busy.missed(took)
+			break
+		}
+	}
+	return false
+}
