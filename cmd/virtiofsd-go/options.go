@@ -69,7 +69,7 @@ const (
 	defaultThreadPoolSize = 16
 	maxThreadPoolSize     = 1024
 	// busyPollUsecs is about what it costs to go to sleep and to wake up.
-	busyPollUsecs    = 25
+	busyPollUsecs    = 20
 	maxBusyPollUsecs = 1000
 	// maxRequestQueues is the number of request queues the device can have
 	// beside hiprio.
