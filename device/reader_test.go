@@ -308,3 +308,17 @@ func TestReaderThatPollsInVainIsKicked(t *testing.T) {
 		t.Errorf("%d polls for 20 requests that are a millisecond apart, %d found something", polls, found)
 	}
 }
+
+func TestFirstReplyComesBeforeTheLastOfALongBatchIsServed(t *testing.T) {
+	m, e := newEchoMachine(t, device.Options{})
+	q := m.queues[1]
+	q.start()
+	defer close(e.release)
+	q.submit(0, "slow")
+	q.submit(1, "hold")
+	q.doKick()
+	eventually(t, "the second is being served", func() bool { return e.blocking.Load() == 1 })
+	q.expect(q.next(), "slow")
+	e.release <- struct{}{}
+	q.expect(q.next(), "hold")
+}

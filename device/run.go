@@ -30,6 +30,7 @@ type run struct {
 	serving atomic.Uint32
 	recess  recess
 	busy    busyPoll
+	parts   parts
 	// visitor is the request that visitors use, who have left as many as
 	// unpublished completed, and may have called the reader back.
 	visitor     *request
@@ -97,8 +98,11 @@ func (u *run) serveAvailable(th Thread, r **request) (served int, sane bool, err
 	return served, true, nil
 }
 
-// serveBatch serves one batch of n chains. more says that there may be others.
+// serveBatch serves one batch of n chains, some of which it may have published.
+// more says that there may be others.
 func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err error) {
+	u.parts.begin(time.Now())
+	defer func() { u.parts.end(n) }()
 	for bytes := 0; n < batchRequests && bytes < batchBytes; n++ {
 		if u.stopping.Load() || !u.enabled.Load() {
 			return n, false, true, nil
@@ -117,6 +121,9 @@ func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err er
 		bytes += c.In.Len() + c.Out.Len()
 		if !u.serveOne(th, r) {
 			return n + 1, false, false, nil
+		}
+		if u.ring.index != hiprio && u.parts.over(time.Now()) {
+			u.publish()
 		}
 	}
 	return n, true, true, nil

@@ -164,6 +164,12 @@ func (t *echoThread) before(q int, text []byte, mayBlock bool) device.Verdict {
 		t.server.blocking.Add(1)
 		<-t.server.release
 		t.server.blocking.Add(-1)
+	case "slow": // in line
+		time.Sleep(time.Millisecond)
+	case "hold": // in line
+		t.server.blocking.Add(1)
+		<-t.server.release
+		t.server.blocking.Add(-1)
 	case "aside":
 		if !mayBlock {
 			return device.Detach
