@@ -26,8 +26,7 @@ type crew struct {
 	crowded func()
 
 	mu      sync.Mutex
-	first   *request // waiting requests
-	last    *request
+	waiting requestList
 	idle    []*crewThread // the one that went idle last is at the end
 	leading []*crewThread // those that others may join
 	threads int
@@ -42,8 +41,8 @@ type crewThread struct {
 
 	// joint is that of the request which it serves. Others with the same wait
 	// for it to end, and are served together then; crew.mu guards them.
-	joint           uint64
-	joined, joinEnd *request
+	joint  uint64
+	joined requestList
 }
 
 // init makes c a crew of at most max threads of d.
@@ -77,7 +76,7 @@ func (c *crew) submit(r *request) {
 		c.mu.Unlock()
 		return
 	}
-	c.append(r)
+	c.waiting.push(r)
 	c.mu.Unlock()
 	if c.crowded != nil {
 		c.crowded()
@@ -98,13 +97,7 @@ func (c *crew) joinLocked(r *request) bool {
 	}
 	for _, t := range c.leading {
 		if t.joint == r.joint {
-			r.next = nil
-			if t.joinEnd == nil {
-				t.joined = r
-			} else {
-				t.joinEnd.next = r
-			}
-			t.joinEnd = r
+			t.joined.push(r)
 			return true
 		}
 	}
@@ -128,7 +121,7 @@ func (c *crew) served(t *crewThread) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.joined == nil {
+	if t.joined.first == nil {
 		c.unlead(t)
 	}
 }
@@ -144,8 +137,7 @@ func (c *crew) unlead(t *crewThread) {
 // follow returns those that wait for t, linked: none has begun before. t leads
 // no more if there are none. mu is held.
 func (c *crew) follow(t *crewThread) *request {
-	r := t.joined
-	t.joined, t.joinEnd = nil, nil
+	r := t.joined.takeAll()
 	if r == nil {
 		c.unlead(t)
 	} else {
@@ -156,31 +148,18 @@ func (c *crew) follow(t *crewThread) *request {
 
 // disband has those that wait for t, which ends, wait for any thread. mu is held.
 func (c *crew) disband(t *crewThread) {
-	for r := c.follow(t); r != nil; {
-		next := r.next
-		c.append(r)
-		r = next
+	for r := t.joined.take(); r != nil; r = t.joined.take() {
+		c.waiting.push(r)
 	}
-	c.follow(t)
+	c.unlead(t)
 }
 
 // yield has r, which a thread of the crew has just served, served again after
 // those that wait. The thread itself is going to look for them.
 func (c *crew) yield(r *request) {
 	c.mu.Lock()
-	c.append(r)
+	c.waiting.push(r)
 	c.mu.Unlock()
-}
-
-// append has r wait for a thread. mu is held.
-func (c *crew) append(r *request) {
-	r.next = nil
-	if c.last == nil {
-		c.first = r
-	} else {
-		c.last.next = r
-	}
-	c.last = r
 }
 
 // start starts a thread, counted already, for r. mu is held.
@@ -219,7 +198,7 @@ func (c *crew) next(t *crewThread) *request {
 		c.mu.Unlock()
 		return r
 	}
-	if r := c.take(); r != nil {
+	if r := c.waiting.take(); r != nil {
 		c.lead(t, r)
 		c.mu.Unlock()
 		return r
@@ -252,25 +231,12 @@ func (c *crew) next(t *crewThread) *request {
 	return t.next
 }
 
-// take removes the request that waits longest. mu is held.
-func (c *crew) take() *request {
-	r := c.first
-	if r != nil {
-		c.first = r.next
-		if c.first == nil {
-			c.last = nil
-		}
-		r.next = nil
-	}
-	return r
-}
-
 // replace gives up the calling thread, and starts another if requests wait.
 func (c *crew) replace(t *crewThread) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.disband(t)
-	r := c.take()
+	r := c.waiting.take()
 	if r == nil {
 		c.threads--
 		return
@@ -285,16 +251,12 @@ func (c *crew) leave(t *crewThread, r *request, err error) {
 	c.disband(t)
 	c.threads--
 	if c.threads > 0 {
-		r.next = c.first
-		c.first = r
-		if c.last == nil {
-			c.last = r
-		}
+		c.waiting.pushFront(r)
 		// An idle thread would not look by itself.
 		if n := len(c.idle); n > 0 {
 			t := c.idle[n-1]
 			c.idle = c.idle[:n-1]
-			t.next = c.take()
+			t.next = c.waiting.take()
 			c.lead(t, t.next)
 			c.mu.Unlock()
 			t.wake.set()
@@ -312,7 +274,7 @@ func (c *crew) leave(t *crewThread, r *request, err error) {
 			c.mu.Unlock()
 			return
 		}
-		r := c.take()
+		r := c.waiting.take()
 		c.mu.Unlock()
 		if r == nil {
 			return
