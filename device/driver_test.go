@@ -292,6 +292,13 @@ func (q *queue) do(slot int, text string) reply {
 	return r
 }
 
+func (q *queue) expect(r reply, text string) {
+	q.m.t.Helper()
+	if r.text != text {
+		q.m.t.Errorf("queue %d: got %+v, want %q", q.index, r, text)
+	}
+}
+
 // pollQuiet is poll without the text of the reply, which it would allocate.
 func (q *queue) pollQuiet() (slot int, ok bool) {
 	if binary.LittleEndian.Uint16(q.ram[usedAt+2:]) == q.used {
@@ -300,4 +307,14 @@ func (q *queue) pollQuiet() (slot int, ok bool) {
 	e := q.ram[usedAt+4+8*int(q.used%queueSize):]
 	q.used++
 	return int(binary.LittleEndian.Uint32(e)) / 2, true
+}
+
+// eventually waits for a condition that other goroutines bring about.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(long); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/virtiofsd-go/virtiofsd-go/device"
@@ -42,6 +43,13 @@ type echo struct {
 
 func newEcho() *echo {
 	return &echo{release: make(chan struct{}), interrupted: map[int]chan struct{}{}}
+}
+
+func newEchoMachine(t testing.TB, opts device.Options) (*machine, *echo) {
+	e := newEcho()
+	opts.Server = e
+	m := newMachine(t, opts)
+	return m, e
 }
 
 func (e *echo) NewThread() (device.Thread, error) {
