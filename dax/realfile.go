@@ -23,13 +23,9 @@ type realFile struct {
 	// refs counts the table's reference and each I/O; the last one closes fd.
 	refs atomic.Int32
 
-	// size is the no-write gate: a WRITE holds it shared from the look at the
-	// file's size until its data are written, and a change of the size holds
-	// it exclusively, so that nothing is written past an end that has moved.
-	size sync.RWMutex
+	*writeback
 
 	buffered atomic.Bool // RWF_DONTCACHE is refused here
-	werr     atomic.Uint32
 
 	// registration is the kernel's, for passthrough.
 	registration struct {
@@ -39,8 +35,19 @@ type realFile struct {
 	}
 }
 
+// writeback is what the descriptors of one file have in common: a WRITE may still
+// be under way on one that another has replaced.
+type writeback struct {
+	// size is the no-write gate: a WRITE holds it shared from the look at the
+	// file's size until its data are written, and a change of the size holds
+	// it exclusively, so that nothing is written past an end that has moved.
+	size sync.RWMutex
+
+	werr atomic.Uint32 // the first error that has not been asked for
+}
+
 func newRealFile(id uint64, fd int, writable bool) *realFile {
-	f := &realFile{id: id, fd: fd, writable: writable}
+	f := &realFile{id: id, fd: fd, writable: writable, writeback: new(writeback)}
 	f.refs.Store(1)
 	return f
 }

@@ -560,7 +560,7 @@ func (s *server) file(m *message) (*realFile, error) {
 	f.sparing = s.cfg.memory != 0
 	m.fd = -1
 	if old != nil {
-		f.werr.Store(old.werr.Load())
+		f.writeback = old.writeback
 		for i := range s.bindings {
 			if s.bindings[i].file == old {
 				s.bindings[i].file = f

@@ -2,6 +2,7 @@ package dax
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -36,4 +37,53 @@ func TestForgottenFileHandsItsErrorOn(t *testing.T) {
 			t.Errorf("Sync of an inode that is mapped no more: %v, want %v", err, want)
 		}
 	}
+}
+
+// A WRITE that is under way on a descriptor while another replaces it has its error told, and the no-write gate holds it back.
+func TestReplacedDescriptorHandsItsErrorOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, onePage), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(flags int) int {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	s := newServer(mountConfig{window: RangeSize, segment: RangeSize})
+	call := func(m message) error { return s.call(&m) }
+	if err := call(message{op: opBind, file: 7, fd: open(unix.O_RDONLY)}); err != nil {
+		t.Fatal(err)
+	}
+	pieces := s.resolve(span{0, onePage}, nil, false) // as a WRITE does
+	old := pieces[0].file
+	if err := call(message{op: opBind, file: 7, fd: open(unix.O_RDWR), flags: flagWritable}); err != nil {
+		t.Fatal(err)
+	}
+	if old.writeBack(make([]byte, onePage), 0); s.files[7] == old {
+		t.Error("the descriptor has not been replaced")
+	}
+	for _, want := range []error{unix.EBADF, nil} {
+		if err := call(message{op: opError, file: 7, fd: -1}); err != want {
+			t.Errorf("the error of the file is %v, want %v", err, want)
+		}
+	}
+	freeze := message{op: opFreeze, fd: -1}
+	if err := s.call(&freeze); err != nil {
+		t.Fatal(err)
+	}
+	if err := call(message{op: opNoWrite, id: freeze.id, file: 7, fd: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if old.size.TryRLock() {
+		t.Error("the gate does not hold back a WRITE to the descriptor that was replaced")
+		old.size.RUnlock()
+	}
+	if err := call(message{op: opThaw, id: freeze.id, fd: -1}); err != nil {
+		t.Error(err)
+	}
+	old.put()
+	s.files[7].put()
 }
