@@ -53,8 +53,25 @@ func setCaps(caps *[2]unix.CapUserData) unix.Errno {
 
 const keepID = ^uintptr(0)
 
+// withIdentity runs call while the host takes the thread for t.id. However call
+// ends, the thread is itself again after it. One that can't return to its own
+// identity serves nothing more.
+func (t *Thread) withIdentity(call func() unix.Errno) unix.Errno {
+	defer func() {
+		if !t.cred.restore(&t.id) {
+			t.unfit = true
+			t.fs.stats.Bugs.Add(1)
+			t.fs.log.Error("a thread could not return to its own credentials and serves nothing more; restart the daemon")
+		}
+	}()
+	if e := t.cred.assume(&t.id); e != 0 {
+		return e
+	}
+	return call()
+}
+
 // assume gives the thread the identity id. restore must follow, also after an
-// error, before the thread does anything else.
+// error, before the thread does anything else: withIdentity sees to it.
 func (c *credentials) assume(id *identity) unix.Errno {
 	if id.umask != 0 {
 		unix.RawSyscall(unix.SYS_UMASK, uintptr(id.umask), 0, 0)

@@ -60,10 +60,7 @@ func (t *Thread) ioctl() (int, unix.Errno) {
 		if t.fs.opts.ReadOnly {
 			return 0, unix.EROFS
 		}
-		if e := t.assumeCaller(); e != 0 {
-			return 0, e
-		}
-		defer t.restoreIdentity()
+		return t.ioctlAsCaller(n, f, cmd, data)
 	}
 	room := t.payload()[sizeOf[fuse.IoctlOut]():]
 	switch cmd {
@@ -71,28 +68,11 @@ func (t *Thread) ioctl() (int, unix.Errno) {
 		return t.ioctlReply(f, cmd, room[:8], min(int(in.OutSize), 4))
 	case fsIocGetversion:
 		return t.ioctlReply(f, cmd, room[:8], min(int(in.OutSize), 4))
-	case fsIocSetflags:
-		if len(data) < 4 {
-			return 0, unix.EINVAL
-		}
-		var arg [8]byte
-		copy(arg[:], data[:4])
-		return t.ioctlReply(f, cmd, append(room[:0], arg[:]...), 0)
 	case fsIocFsgetxattr:
 		if in.OutSize < fsxattrLen {
 			return 0, unix.EINVAL
 		}
 		return t.ioctlReply(f, cmd, room[:fsxattrLen], fsxattrLen)
-	case fsIocFssetxattr:
-		if len(data) < fsxattrLen {
-			return 0, unix.EINVAL
-		}
-		return t.ioctlReply(f, cmd, append(room[:0], data[:fsxattrLen]...), 0)
-	case fsIocEnableVerity:
-		if t.hdr.Uid == invalidUID && !t.readersMayWrite(n) {
-			return 0, unix.EACCES
-		}
-		return t.enableVerity(f, data)
 	case fsIocMeasureVerity:
 		if len(data) < 4 {
 			return 0, unix.EINVAL
@@ -124,17 +104,41 @@ func nativeIoctl(in *fuse.IoctlIn) (cmd uint32, ok bool) {
 	return in.Cmd, true
 }
 
-// assumeCaller has the host judge a request whose caller the guest names, for
-// not every guest does. restoreIdentity must follow if it returns 0.
-func (t *Thread) assumeCaller() unix.Errno {
+// ioctlAsCaller does an ioctl that changes f. It has the host judge a request
+// whose caller the guest names, for not every guest does.
+func (t *Thread) ioctlAsCaller(n *inode, f *file, cmd uint32, data []byte) (size int, e unix.Errno) {
 	t.ext = extensions{}
 	t.asCaller(0)
 	t.id.keep = 0
-	e := t.cred.assume(&t.id)
-	if e != 0 {
-		t.restoreIdentity()
+	e = t.withIdentity(func() (e unix.Errno) {
+		size, e = t.changeByIoctl(n, f, cmd, data)
+		return e
+	})
+	return size, e
+}
+
+// changeByIoctl does one of the ioctls that change f.
+func (t *Thread) changeByIoctl(n *inode, f *file, cmd uint32, data []byte) (int, unix.Errno) {
+	room := t.payload()[sizeOf[fuse.IoctlOut]():]
+	switch cmd {
+	case fsIocSetflags:
+		if len(data) < 4 {
+			return 0, unix.EINVAL
+		}
+		var arg [8]byte
+		copy(arg[:], data[:4])
+		return t.ioctlReply(f, cmd, append(room[:0], arg[:]...), 0)
+	case fsIocFssetxattr:
+		if len(data) < fsxattrLen {
+			return 0, unix.EINVAL
+		}
+		return t.ioctlReply(f, cmd, append(room[:0], data[:fsxattrLen]...), 0)
+	default: // fsIocEnableVerity
+		if t.hdr.Uid == invalidUID && !t.readersMayWrite(n) {
+			return 0, unix.EACCES
+		}
+		return t.enableVerity(f, data)
 	}
-	return e
 }
 
 // readersMayWrite says whether who has opened n for reading may write to it, too,

@@ -21,11 +21,7 @@ func (t *Thread) make(name cstr, rest []byte, umask uint32, call func(dirfd int)
 	}
 	defer dir.drop()
 	t.asCaller(umask)
-	if e = t.cred.assume(&t.id); e == 0 {
-		e = call(dirfd)
-	}
-	t.restoreIdentity()
-	if e != 0 {
+	if e := t.withIdentity(func() unix.Errno { return call(dirfd) }); e != 0 {
 		return 0, e
 	}
 	n, e := t.resolve(dirfd, name)
@@ -216,9 +212,5 @@ func (t *Thread) renameTo(newdir uint64, flags uint32, names int) (int, unix.Err
 	t.ext = extensions{}
 	t.asCaller(0)
 	t.id.keep = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_MKNOD
-	if e = t.cred.assume(&t.id); e == 0 {
-		e = sysRenameat2(fromfd, s[0], tofd, s[1], flags)
-	}
-	t.restoreIdentity()
-	return 0, e
+	return 0, t.withIdentity(func() unix.Errno { return sysRenameat2(fromfd, s[0], tofd, s[1], flags) })
 }

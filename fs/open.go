@@ -150,17 +150,15 @@ func (t *Thread) create() (int, unix.Errno) {
 		return 0, e
 	}
 	t.asCaller(in.Umask)
-	if e = t.cred.assume(&t.id); e == 0 {
-		var fd int
+	fd := -1
+	e = t.withIdentity(func() (e unix.Errno) {
 		// O_EXCL, so that nothing which is there already is opened as the
 		// caller, followed, or truncated.
 		fd, e = sysOpenat(dirfd, name, flags&^unix.O_TRUNC|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&0o7777)
-		t.restoreIdentity()
-		if e == 0 {
-			return t.createReply(dir, dirfd, name, fd, flags)
-		}
-	} else {
-		t.restoreIdentity()
+		return e
+	})
+	if e == 0 {
+		return t.createReply(dir, dirfd, name, fd, flags)
 	}
 	t.fs.budget.release()
 	if e != unix.EEXIST || int(in.Flags)&unix.O_EXCL != 0 {
@@ -275,10 +273,10 @@ func (t *Thread) tmpfile() (int, unix.Errno) {
 	excl := int(in.Flags) & unix.O_EXCL
 	t.asCaller(in.Umask)
 	fd := -1
-	if e = t.cred.assume(&t.id); e == 0 {
+	e = t.withIdentity(func() (e unix.Errno) {
 		fd, e = sysOpenat(dirfd, dotName, flags&^unix.O_TRUNC|unix.O_TMPFILE|excl, in.Mode&0o7777)
-	}
-	t.restoreIdentity()
+		return e
+	})
 	if e != 0 {
 		t.fs.budget.release()
 		return 0, e

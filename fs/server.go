@@ -559,13 +559,3 @@ func (r *logRate) allow(kind string) bool {
 	r.last[kind] = now
 	return true
 }
-
-// restoreIdentity ends t.cred.assume. A thread that can't go back to its own
-// identity serves nothing more.
-func (t *Thread) restoreIdentity() {
-	if !t.cred.restore(&t.id) {
-		t.unfit = true
-		t.fs.stats.Bugs.Add(1)
-		t.fs.log.Error("a thread could not return to its own credentials and serves nothing more; restart the daemon")
-	}
-}
