@@ -5,8 +5,6 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"github.com/virtiofsd-go/virtiofsd-go/device"
 )
 
 // getattr serves FUSE_GETATTR.
@@ -253,20 +251,6 @@ func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
 	}
 	defer t.op.End()
 	return errnoOf(unix.Ftruncate(fd, int64(in.Size)))
-}
-
-// openForNow is openFile for a request that may be on a queue's reader: a lease
-// that somebody on the host holds must not stop the queue, and so has a worker
-// serve the request again.
-func (t *Thread) openForNow(n *inode, flags int) (int, unix.Errno) {
-	if t.mayBlock {
-		return n.openFile(t, flags)
-	}
-	fd, e := n.openFile(t, flags|unix.O_NONBLOCK)
-	if e == unix.EWOULDBLOCK {
-		t.verdict = device.Again
-	}
-	return fd, e
 }
 
 func (t *Thread) utimens(fd int, in *fuse.SetAttrIn) unix.Errno {

@@ -47,31 +47,37 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 		}
 		defer t.op.End()
 	}
-	nonblock := 0
-	if !t.mayBlock {
-		// A lease that somebody on the host holds must not stop the queue.
-		nonblock = unix.O_NONBLOCK
-	}
-	fd, e := n.openFile(t, flags|nonblock)
+	fd, e := t.openForNow(n, flags)
 	if e == unix.EPERM && flags&unix.O_NOATIME != 0 && !t.fs.opts.PreserveNoatime {
 		// The guest's kernel has let the caller have it, but the host's lets
 		// only the owner and the privileged.
 		flags &^= unix.O_NOATIME
-		fd, e = n.openFile(t, flags|nonblock)
+		fd, e = t.openForNow(n, flags)
 	}
 	if e == unix.EPERM && asked&unix.O_APPEND != 0 {
 		// An append-only inode takes no other writer; all its writes append.
 		flags |= unix.O_APPEND
-		fd, e = n.openFile(t, flags|nonblock)
+		fd, e = t.openForNow(n, flags)
 	}
 	if e != 0 {
 		t.fs.budget.release()
-		if e == unix.EWOULDBLOCK && !t.mayBlock {
-			t.verdict = device.Again
-		}
 		return 0, 0, e
 	}
 	return t.fs.addFile(fd, n, flags), t.fileOpenFlags(n, flags), 0
+}
+
+// openForNow is openFile for a request that may be on a queue's reader: a lease
+// that somebody on the host holds must not stop the queue, and so has a worker
+// serve the request again.
+func (t *Thread) openForNow(n *inode, flags int) (int, unix.Errno) {
+	if t.mayBlock {
+		return n.openFile(t, flags)
+	}
+	fd, e := n.openFile(t, flags|unix.O_NONBLOCK)
+	if e == unix.EWOULDBLOCK {
+		t.verdict = device.Again
+	}
+	return fd, e
 }
 
 // hostFlags turns the guest's open flags into the host's.
