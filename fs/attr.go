@@ -278,11 +278,7 @@ func (t *Thread) utimens(fd int, in *fuse.SetAttrIn) unix.Errno {
 
 // statfs serves FUSE_STATFS.
 func (t *Thread) statfs() (int, unix.Errno) {
-	n, e := t.node()
-	if e != 0 {
-		return 0, e
-	}
-	fd, e := n.hold()
+	n, fd, e := t.holdNode(t.hdr.NodeId)
 	if e != 0 {
 		return 0, e
 	}

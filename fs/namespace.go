@@ -106,11 +106,7 @@ func (t *Thread) link() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	n, e := t.nodeByID(in.Oldnodeid)
-	if e != 0 {
-		return 0, e
-	}
-	fd, e := n.hold()
+	n, fd, e := t.holdNode(in.Oldnodeid)
 	if e != 0 {
 		return 0, e
 	}

@@ -457,8 +457,17 @@ func (t *Thread) nodeByID(id uint64) (*inode, unix.Errno) {
 	return n, 0
 }
 
-// holdDir returns a descriptor of the directory that the request is about. The
-// inode must be dropped.
+// holdNode returns the inode id and a descriptor of it. The inode must be dropped.
+func (t *Thread) holdNode(id uint64) (*inode, int, unix.Errno) {
+	n, e := t.nodeByID(id)
+	if e != 0 {
+		return nil, -1, e
+	}
+	fd, e := n.hold()
+	return n, fd, e
+}
+
+// holdDir is holdNode for a directory.
 func (t *Thread) holdDir(id uint64) (*inode, int, unix.Errno) {
 	n, e := t.nodeByID(id)
 	if e != 0 {

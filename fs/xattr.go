@@ -63,11 +63,7 @@ func (t *Thread) setxattr() (int, unix.Errno) {
 	if in.Size > xattrSizeMax {
 		return 0, unix.E2BIG
 	}
-	n, e := t.node()
-	if e != 0 {
-		return 0, e
-	}
-	fd, e := n.hold()
+	n, fd, e := t.holdNode(t.hdr.NodeId)
 	if e != 0 {
 		return 0, e
 	}
@@ -98,11 +94,7 @@ func (t *Thread) getxattr() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	n, e := t.node()
-	if e != 0 {
-		return 0, e
-	}
-	fd, e := n.hold()
+	n, fd, e := t.holdNode(t.hdr.NodeId)
 	if e != 0 {
 		return 0, e
 	}
@@ -118,11 +110,7 @@ func (t *Thread) listxattr() (int, unix.Errno) {
 		return 0, never
 	}
 	in := overlay[fuse.GetXAttrIn](t.in)
-	n, e := t.node()
-	if e != 0 {
-		return 0, e
-	}
-	fd, e := n.hold()
+	n, fd, e := t.holdNode(t.hdr.NodeId)
 	if e != 0 {
 		return 0, e
 	}
@@ -178,11 +166,7 @@ func (t *Thread) removexattr() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	n, e := t.node()
-	if e != 0 {
-		return 0, e
-	}
-	fd, e := n.hold()
+	n, fd, e := t.holdNode(t.hdr.NodeId)
 	if e != 0 {
 		return 0, e
 	}
