@@ -260,6 +260,8 @@ func (c *config) check() error {
 		return usageError("--dax-window must be a power of two, and at least 2M: QEMU ends itself at the start with any other")
 	case c.daxWindow != 0 && c.tag == "":
 		return usageError("--dax-window needs --tag: the QEMU device that has a window reads its configuration from the daemon")
+	case c.daxWindow != 0 && c.fs.ReadOnly && c.daxBacking != dax.Managed:
+		return usageError("--readonly needs --dax-backing=managed: QEMU makes every mapping writable, so with passthrough or direct a guest could change the files")
 	case c.daxWindow == 0 && (c.daxMemory != 0 || c.daxMinSize != 0):
 		return usageError("--dax-memory and --dax-min-size have no effect without --dax-window")
 	}
