@@ -325,22 +325,25 @@ func (e *engine) watchPressure() {
 		return
 	}
 	e.done.Add(1)
-	go func() {
-		defer e.done.Done()
-		defer unix.Close(psi)
-		for {
-			fds := [...]unix.PollFd{{Fd: int32(psi), Events: unix.POLLPRI}, {Fd: int32(e.stopFD), Events: unix.POLLIN}}
-			if _, err := unix.Poll(fds[:], -1); err != nil && err != unix.EINTR {
-				return
-			}
-			if fds[1].Revents != 0 || fds[0].Revents&unix.POLLERR != 0 {
-				return
-			}
-			if fds[0].Revents&unix.POLLPRI != 0 {
-				e.pressure()
-			}
+	go e.awaitPressure(psi)
+}
+
+// awaitPressure closes psi, the kernel's notices of pressure, when it is to end.
+func (e *engine) awaitPressure(psi int) {
+	defer e.done.Done()
+	defer unix.Close(psi)
+	for {
+		fds := [...]unix.PollFd{{Fd: int32(psi), Events: unix.POLLPRI}, {Fd: int32(e.stopFD), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds[:], -1); err != nil && err != unix.EINTR {
+			return
 		}
-	}()
+		if fds[1].Revents != 0 || fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+			return
+		}
+		if fds[0].Revents&unix.POLLPRI != 0 {
+			e.pressure()
+		}
+	}
 }
 
 // pressure gives back an eighth of what is resident.
