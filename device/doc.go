@@ -8,9 +8,13 @@
 // Each started ring has one reader, on an OS thread of its own: it sleeps in one
 // system call until the driver kicks (wait.go), takes every available chain,
 // has it served right there, and publishes the batch with one store and at most
-// one call of the driver (run.go). Queue 0 is hiprio; it shares nothing with the
-// others but the workers, and its reader rests while requests come in quick
-// succession (recess.go).
+// one call of the driver (run.go), a batch that takes long in parts (parts.go).
+// Before it sleeps again it looks for the next request for a moment, as long as
+// that is of use (busypoll.go).
+//
+// Queue 0 is hiprio; its reader does not look like that, but rests while requests
+// come in quick succession, and the readers of other queues serve them on the side
+// (recess.go).
 //
 // A request that may block is served by the reader too if the ring has nothing
 // else in it, while a second thread waits for the same kick and would read in
@@ -22,7 +26,8 @@
 // served side by side: those that come while one is being served wait for it
 // without a thread, and then one serves for all.
 // All these threads start when they are needed and end when they are idle, so
-// that an idle device neither wakes up nor has threads beside its readers.
+// that an idle device neither wakes up nor has threads beside its readers. Only a
+// ring without a kick descriptor has to be looked at from time to time.
 //
 // OS threads are never given back to the Go scheduler: they end with their
 // goroutine, since the server may have changed their credentials.
@@ -50,12 +55,15 @@
 //	crew.mu        threads and waiting requests; nothing is taken under it
 //	signaller.mu   replacing an eventfd; signalling takes none
 //
-// No lock is held while a request is served, nor across a system call that may
-// wait.
+// What the reader keeps, of parts, busy polling and recesses too, belongs to who
+// has the turn (turn.go) and needs no lock. No lock is held while a request is
+// served, nor across a system call that may wait.
 //
 // # Tests
 //
-// go test -race ./device has a driver in memory of its own and a server that
-// blocks, waits and panics on command. BenchmarkRequests is what the device costs
-// beside its server.
+// go test -race ./device needs no privileges. It has a driver in memory of its own
+// (driver_test.go) and a server that blocks, waits and panics on command
+// (server_test.go). What decides by the clock, parts, busy polling and recesses, is
+// told the time, and tested with times of the test's. BenchmarkRequests is what the
+// device costs beside its server.
 package device

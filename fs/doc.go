@@ -28,14 +28,16 @@
 // got wrong is counted and logged at a bounded rate ([Stats]); a panic is a bug
 // of ours, logged with the request, and answered EIO.
 //
-// Lock order (a lock is taken only while holding those above it):
+// Lock order (under a lock only those indented below it are taken):
 //
-//	dirStream.mu            one READDIR of one open directory
-//	  inodeShard.mu         identities and lookup counts
-//	    mountTable.mu
-//	    idTable.mu
-//	fdBudget.mu             one sweep; only tried, never waited for
-//	  mountTable.mu
+//	the locks of package dax that an operation holds
+//	  dirStream.mu          one READDIR of one open directory
+//	    fdBudget.mu         one sweep; only tried, never waited for
+//	      mountTable.mu
+//	      idTable.mu
+//	    inodeShard.mu       identities and lookup counts
+//	      mountTable.mu
+//	      idTable.mu
 //	lockWaits.mu            no other lock below it
 //	logRate.mu              no other lock below it
 //
@@ -43,6 +45,7 @@
 // and need no lock.
 //
 // Tests: go test ./fs runs the operations against a temporary directory, with
-// memory of the test as guest memory; package integration/behaviour has the
-// suite that also runs through the Go front-end and in a guest.
+// memory of the test as guest memory, and skips without root what needs it; package
+// integration/behaviour has the suite that also runs through the Go front-end and in
+// a guest.
 package fs

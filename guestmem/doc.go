@@ -34,8 +34,8 @@
 //	Memory.mu            changes of the table and the log
 //	  Memory.reapMu      regions that wait to be unmapped
 //
-// Nothing is called with a lock held. Acquire, Release, lookups, buffers and
-// the dirty log take no lock.
+// Nothing is called with a lock held. Acquire, lookups, buffers and the dirty log
+// take no lock, nor does Release unless it is the last one of a region.
 //
 // # Not here
 //

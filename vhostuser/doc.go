@@ -4,6 +4,7 @@
 //
 // # Layers
 //
+//	the listening socket    listen.go
 //	socket bytes and fds    conn.go
 //	typed messages          request.go, features.go, messages.go
 //	what may come when      rules.go: one row per request
@@ -23,7 +24,7 @@
 // # What it does not do
 //
 // It does not process rings (package virtqueue), map memory (guestmem) or
-// decide when to map a file into the shared memory window (the file system).
+// decide when to map a file into the shared memory window (the device served).
 // IOMMU, postcopy, in-band notifications and cross-endian rings are not offered.
 //
 // # Threads and locks

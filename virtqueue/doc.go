@@ -35,10 +35,11 @@
 //
 // # Locks
 //
-//	Queue.mu    the used side of a ring, its memory, the in-flight region
+//	Queue.mu            the used side of a ring, its memory, the in-flight region
+//	  Memory.reapMu     of package guestmem, for regions that are gone
 //
-// One goroutine at a time pops, and owns the available side; any may push and
-// flush. Nothing is called with the lock held.
+// One goroutine at a time pops, looks for more and asks for kicks, and owns the
+// available side; any may push and flush. Nothing is called with the lock held.
 //
 // # Tests
 //
