@@ -44,6 +44,10 @@ const (
 	// opError answers the first error of a WRITE to File since the last such
 	// question.
 	opError
+	// opLost answers on which mounts files are whose WRITEs have failed since
+	// the last such question: pairs of a mount's id and an errno. If it answers
+	// maxLost pairs there may be more.
+	opLost
 	// opExport gives File its descriptor and, with flagPassthrough, a name in
 	// the mount.
 	opExport
@@ -77,7 +81,7 @@ type message struct {
 	file   uint64
 	off    uint64
 	spans  []span
-	values []uint64 // answer to opCounters
+	values []uint64 // answers to opCounters and opLost
 	fd     int      // -1 for none; owned by the receiver
 }
 

@@ -98,11 +98,11 @@ func (f *realFile) readOnce(b []byte, off int64) (int, error) {
 // writeBack writes b, a piece of the window's page cache, at offset off, but
 // nothing past the end of the file: what a page holds there is not data. The
 // first error is kept for the next fsync.
-func (f *realFile) writeBack(b []byte, off uint64) (written int) {
+func (f *realFile) writeBack(b []byte, off uint64) (written int, err error) {
 	f.size.RLock()
 	defer f.size.RUnlock()
 	var st unix.Stat_t
-	err := unix.Fstat(f.fd, &st)
+	err = unix.Fstat(f.fd, &st)
 	if err == nil {
 		switch size := uint64(st.Size); {
 		case off >= size:
@@ -128,7 +128,7 @@ func (f *realFile) writeBack(b []byte, off uint64) (written int) {
 	if err != nil {
 		f.fail(err)
 	}
-	return written
+	return written, err
 }
 
 // writeOnce writes past the file's page cache only where memory is short: the

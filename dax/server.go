@@ -33,6 +33,7 @@ type server struct {
 	exports  map[uint64]*export
 	freezes  []*freeze
 	nextID   uint32
+	lost     map[uint64]unix.Errno // what opLost answers
 
 	counters serverCounters
 	budget   budget
@@ -71,6 +72,9 @@ type serverCounters struct {
 }
 
 const numServerCounters = 8
+
+// maxLost is how many mounts one answer to opLost tells of.
+const maxLost = 1 << 10
 
 // mountConfig is what the daemon tells the server when it starts it.
 type mountConfig struct {
@@ -386,7 +390,7 @@ func (s *server) resolve(w span, pieces []piece, fault bool) []piece {
 
 // Write takes writeback of the window's pages. It reports success whatever
 // happens, since an error would mark the whole segment; the file's own error
-// is kept and told by opError.
+// is kept and told by opError, and by opLost for all files of a mount.
 func (s *server) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	if in.NodeId < segmentNode || in.NodeId >= exportNode {
 		return 0, fuse.EIO
@@ -403,11 +407,29 @@ func (s *server) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (u
 			s.counters.discards.Add(1)
 			continue
 		}
-		n := p.file.writeBack(data[p.window.Off-where.Off:][:p.window.Len], p.off)
+		n, err := p.file.writeBack(data[p.window.Off-where.Off:][:p.window.Len], p.off)
 		s.counters.writeBytes.Add(uint64(n))
+		if err != nil {
+			s.lose(p.file, err)
+		}
 		p.file.put()
 	}
 	return uint32(len(data)), fuse.OK
+}
+
+// lose keeps an error of a WRITE to f for opLost.
+func (s *server) lose(f *realFile, err error) {
+	var st unix.Statx_t
+	// An error leaves the mount 0, which is none.
+	_ = unix.Statx(f.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost == nil {
+		s.lost = make(map[uint64]unix.Errno)
+	}
+	if s.lost[st.Mnt_id] == 0 {
+		s.lost[st.Mnt_id] = errnoOf(err).(unix.Errno)
+	}
 }
 
 func (s *server) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
@@ -505,6 +527,16 @@ func (s *server) call(m *message) error {
 			if e := f.werr.Swap(0); e != 0 {
 				return unix.Errno(e)
 			}
+		}
+		return nil
+	case opLost:
+		m.values = m.values[:0]
+		for mnt, e := range s.lost {
+			if len(m.values) == 2*maxLost {
+				break
+			}
+			m.values = append(m.values, mnt, uint64(e))
+			delete(s.lost, mnt)
 		}
 		return nil
 	case opExport:

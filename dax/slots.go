@@ -79,6 +79,10 @@ func (m *Manager) Reset() {
 		return
 	}
 	m.removeEverything()
+	if m.cfg.Backing == Managed {
+		// What the next guest is not to be told.
+		_ = m.takeLost(m.NewOp(), func(uint64, unix.Errno) {})
+	}
 	s := &m.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()

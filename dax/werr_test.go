@@ -87,3 +87,35 @@ func TestReplacedDescriptorHandsItsErrorOn(t *testing.T) {
 	old.put()
 	s.files[7].put()
 }
+
+func TestLostWritesAreToldByMount(t *testing.T) {
+	fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(mountConfig{window: RangeSize, segment: RangeSize})
+	s.lost = make(map[uint64]unix.Errno)
+	for i := range uint64(maxLost) {
+		s.lost[1<<40+i] = unix.EIO
+	}
+	s.lose(newRealFile(7, fd, false), unix.ENOSPC)
+	s.lose(newRealFile(8, fd, false), unix.EDQUOT)
+	told := make(map[uint64]unix.Errno)
+	for _, want := range []int{maxLost, 1, 0} {
+		m := message{op: opLost, fd: -1}
+		if err := s.call(&m); err != nil || len(m.values) != 2*want {
+			t.Fatalf("%d values, %v; want those of %d mounts", len(m.values), err, want)
+		}
+		for v := m.values; len(v) > 0; v = v[2:] {
+			told[v[0]] = unix.Errno(v[1])
+		}
+	}
+	if len(told) != maxLost+1 || told[st.Mnt_id] != unix.ENOSPC {
+		t.Errorf("of %d mounts; of the file's, %v and not the first error", len(told), told[st.Mnt_id])
+	}
+	unix.Close(fd)
+}

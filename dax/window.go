@@ -389,12 +389,33 @@ func (m *Manager) WriteBack(op *Op, ino *Inode) error {
 	return m.writeBackInode(op, ino.state(), 0, math.MaxInt64)
 }
 
-// SyncAll is Sync for every file, and tells no error of one: for SYNCFS.
-func (m *Manager) SyncAll(op *Op) error {
+// SyncAll writes back the whole window, for SYNCFS, and calls lost for each mount
+// (statx's stx_mnt_id; 0 if that is not known) with files that writeback has
+// failed for since the last SyncAll. That leaves their errors to Sync.
+func (m *Manager) SyncAll(op *Op, lost func(mnt uint64, e unix.Errno)) error {
 	if m == nil || m.cfg.Backing != Managed {
 		return nil
 	}
-	return errnoOrNil(m.back.writeBack(span{0, m.cfg.Window}))
+	err := m.back.writeBack(span{0, m.cfg.Window})
+	if e := m.takeLost(op, lost); err == nil {
+		err = e
+	}
+	return errnoOrNil(err)
+}
+
+func (m *Manager) takeLost(op *Op, lost func(mnt uint64, e unix.Errno)) error {
+	for {
+		op.msg = op.message(opLost)
+		if err := m.back.call(&op.msg); err != nil {
+			return err
+		}
+		for v := op.msg.values; len(v) >= 2; v = v[2:] {
+			lost(v[0], unix.Errno(v[1]))
+		}
+		if len(op.msg.values) < 2*maxLost {
+			return nil
+		}
+	}
 }
 
 // writeBackInode writes back the pages of the window that show bytes off to off+n

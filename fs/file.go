@@ -203,21 +203,3 @@ func (t *Thread) syncFile(n *inode, f *file, flags uint32) (e unix.Errno) {
 
 // fsyncdir serves FUSE_FSYNCDIR.
 func (t *Thread) fsyncdir() (int, unix.Errno) { return t.fsync() }
-
-// syncfs serves FUSE_SYNCFS, sent for the root of each superblock of the guest.
-func (t *Thread) syncfs() (int, unix.Errno) {
-	n, e := t.node()
-	if e != 0 {
-		return 0, e
-	}
-	if e := errnoOf(t.fs.opts.DAX.SyncAll(t.op)); e != 0 {
-		return 0, e
-	}
-	// syncfs(2) does not take an O_PATH descriptor.
-	fd, e := n.openFile(t, unix.O_RDONLY|unix.O_NONBLOCK)
-	if e != 0 {
-		return 0, e
-	}
-	defer unix.Close(fd)
-	return 0, errnoOf(unix.Syncfs(fd))
-}

@@ -18,7 +18,9 @@ func (h *handleBytes) equal(o *handleBytes) bool { return h.typ == o.typ && h.da
 // mount is a mount that some inode of the guest is on.
 type mount struct {
 	id      uint64
-	fd      int         // a descriptor on it that is not O_PATH, for open_by_handle_at; -1 for none
+	dev     uint64
+	dir     bool        // it was first seen by a directory, which the guest may have been told to be a mount
+	fd      int         // a descriptor on it that is not O_PATH, for open_by_handle_at and syncfs; -1 for none
 	handles atomic.Bool // its file system has file handles that work
 	nowait  atomic.Bool // preadv2 takes RWF_NOWAIT there
 	slow    bool        // every operation may wait for a network or another process
@@ -41,20 +43,21 @@ func (m *mount) open(h *handleBytes, flags int) (int, unix.Errno) {
 
 // mountTable holds the mounts in use by their mount id.
 type mountTable struct {
-	mu sync.Mutex
-	m  map[uint64]*mount
+	mu   sync.Mutex
+	m    map[uint64]*mount
+	lost map[uint64]unix.Errno // by mount id, what of the window could not be written and no SYNCFS has told
 }
 
-// get returns the mount of the inode that the O_PATH descriptor fd is of, with
+// get returns the mount of the inode k, that the O_PATH descriptor fd is of, with
 // one more reference.
-func (mt *mountTable) get(f *FS, id uint64, fd int, isDir bool) *mount {
+func (mt *mountTable) get(f *FS, k inodeKey, fd int, isDir bool) *mount {
 	mt.mu.Lock()
 	defer mt.mu.Unlock()
-	if m := mt.m[id]; m != nil {
+	if m := mt.m[k.mnt]; m != nil {
 		m.refs++
 		return m
 	}
-	m := &mount{id: id, fd: -1, refs: 1}
+	m := &mount{id: k.mnt, dev: k.dev, dir: isDir, fd: -1, refs: 1}
 	var st unix.Statfs_t
 	if sysFstatfs(fd, &st) == 0 {
 		m.slow = isSlow(st.Type)
@@ -64,18 +67,18 @@ func (mt *mountTable) get(f *FS, id uint64, fd int, isDir bool) *mount {
 		}
 	}
 	m.nowait.Store(!m.slow)
-	if isDir && f.opts.InodeFileHandles != FileHandlesNever {
+	if isDir {
 		// Only a directory shows a new mount here: a mount on a file has no
 		// descriptor that could be opened without side effects.
 		if mfd, e := sysOpenat(fd, dotName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); e == 0 {
 			m.fd = mfd
-			m.handles.Store(handlesWork(m, fd))
+			m.handles.Store(f.opts.InodeFileHandles != FileHandlesNever && handlesWork(m, fd))
 		}
 	}
 	if mt.m == nil {
 		mt.m = make(map[uint64]*mount)
 	}
-	mt.m[id] = m
+	mt.m[m.id] = m
 	return m
 }
 

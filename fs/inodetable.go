@@ -78,7 +78,7 @@ func (it *inodeTable) claimOrAdd(f *FS, st *unix.Statx_t, fd int) (n *inode, isN
 		delete(s.m, k)
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	m := f.mounts.get(f, k.mnt, fd, isDir)
+	m := f.mounts.get(f, k, fd, isDir)
 	if f.opts.InodeFileHandles == FileHandlesMandatory && !m.handles.Load() {
 		f.mounts.drop(m)
 		unix.Close(fd)

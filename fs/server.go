@@ -150,6 +150,7 @@ func (f *FS) RingsStopped() {}
 // inodes. No request may be under way.
 func (f *FS) Reset() {
 	f.opts.DAX.Reset()
+	f.mounts.forgive()
 	f.dropAllOwners()
 	f.closeAllFiles()
 	f.inodes.clear()

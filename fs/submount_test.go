@@ -109,6 +109,83 @@ func TestSubmountsAreAnnouncedAndSyncedByThemselves(t *testing.T) {
 	if sub, e = g.lookup(rootID, "sub"); e != 0 || sub.Attr.Flags != 0 {
 		t.Errorf("without announcement: %v, flags %#x", e, sub.Attr.Flags)
 	}
+	node, fh = g.create(sub.NodeId, "unannounced", unix.O_RDWR, 0o600)
+	syncfsWrites(t, g, image, node, fh)
+}
+
+// syncfsWrites checks that a SYNCFS of the root writes the data of a file to the image that it is on.
+func syncfsWrites(t *testing.T, g *guest, image string, node, fh uint64) {
+	t.Helper()
+	marker := bytes.Repeat(fmt.Appendf(nil, "with the root, %s ", t.Name()), 1000)[:8192]
+	_, e := g.write(node, fh, 0, marker)
+	g.must("WRITE", e)
+	_, e = g.call(opSyncfs, rootID, le(uint64(0)))
+	g.must("SYNCFS of the root", e)
+	if !contains(t, image, marker[:4096]) {
+		t.Error("SYNCFS of the root has not written the data")
+	}
+}
+
+func TestFilesThatAreMountsAreSyncedWithTheRoot(t *testing.T) {
+	elsewhere, dir := t.TempDir(), t.TempDir()
+	image := mountImage(t, elsewhere, "mkfs.ext4", "-q")
+	file, at := filepath.Join(elsewhere, "f"), filepath.Join(dir, "f")
+	for _, path := range []string{file, at} {
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount(file, at, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("no bind mount here: %v", err)
+	}
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	g := newGuest(t, Options{SharedDir: dir})
+	f, e := g.lookup(rootID, "f")
+	g.must("LOOKUP", e)
+	fh, e := g.open(f.NodeId, unix.O_RDWR)
+	g.must("OPEN", e)
+	syncfsWrites(t, g, image, f.NodeId, fh)
+}
+
+func TestSyncfsTellsOnceOfWhatWasLost(t *testing.T) {
+	const other, gone = 1 << 40, 1<<40 + 1
+	for _, announced := range []bool{true, false} {
+		g := newGuest(t, Options{})
+		g.fs.opts.AnnounceSubmounts = announced
+		g.mustInit(guestFlags)
+		mounts := &g.fs.mounts
+		mounts.m[other] = &mount{id: other, dir: true, fd: -1, refs: 1}
+		for _, c := range []struct {
+			what string
+			on   uint64
+			told bool
+		}{
+			{"the root", g.fs.rootInode.mnt.id, true},
+			{"a mount", other, !announced},
+			{"a mount that is gone", gone, true},
+			{"no mount that is known", 0, true},
+		} {
+			mounts.lose(c.on, unix.ENOSPC)
+			want := unix.Errno(0)
+			if c.told {
+				want = unix.ENOSPC
+			}
+			for _, want := range []unix.Errno{want, 0} {
+				if _, e := g.call(opSyncfs, rootID, le(uint64(0))); e != want {
+					t.Errorf("announced %v: SYNCFS of the root after a loss on %s: %v, want %v", announced, c.what, e, want)
+				}
+			}
+		}
+		if e := mounts.takeLost(mounts.m[other], announced); (e == unix.ENOSPC) != announced {
+			t.Errorf("announced %v: a SYNCFS of the mount would tell %v", announced, e)
+		}
+		mounts.lose(other, unix.ENOSPC)
+		g.fs.Reset()
+		if len(mounts.lost) > 0 {
+			t.Error("the next guest would hear of it")
+		}
+		delete(mounts.m, other)
+	}
 }
 
 // plusFlags lists a directory and returns the attribute flags of its entries.

@@ -59,4 +59,17 @@ func TestEachOpenFileHearsOnceOfWhatCouldNotBeWritten(t *testing.T) {
 	fsync("another one", second, unix.ENOSPC)
 	fsync("the one whose FLUSH failed", flushed, unix.ENOSPC)
 	fsync("one opened after somebody was told", open(), nil)
+
+	syncfs := func(what string, want error) {
+		t.Helper()
+		if err := c.Syncfs(root, 1); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	syncfs("SYNCFS after all of them", unix.ENOSPC)
+	syncfs("SYNCFS again", nil)
+	must(t, c.Frontend().Window.Store([]byte("lost again"), 4096))
+	syncfs("SYNCFS before any of them", unix.ENOSPC)
+	syncfs("SYNCFS again", nil)
+	fsync("a file open at the time, after SYNCFS", first, unix.ENOSPC)
 }
