@@ -38,7 +38,7 @@ func child(config string) error {
 		return err
 	}
 	unix.CloseOnExec(childFuseFD)
-	fe, err := frontend.Open(o.Socket, frontend.Options{Queues: o.Queues, QueueSize: 1024, Packed: o.Packed, Inflight: o.Restarts})
+	fe, err := frontend.Open(o.Socket, machine(o))
 	if err != nil {
 		return err
 	}
@@ -70,6 +70,14 @@ func child(config string) error {
 		}
 	}
 	return err
+}
+
+// machine is the guest. A request stays with its queue once it has memory, so each queue may come to have as many as are
+// ever in flight at once.
+func machine(o Options) frontend.Options {
+	const request = linuxData + 192<<10 // with room for the arguments of the request and of the reply
+	ram := uint64(max(o.Queues-1, 1)) * (inFlight + 8) * request
+	return frontend.Options{Queues: o.Queues, QueueSize: 1024, Packed: o.Packed, Inflight: o.Restarts, Regions: frontend.PCRegions(ram)}
 }
 
 // again waits for the next daemon.
