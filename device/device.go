@@ -2,6 +2,7 @@ package device
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -122,9 +123,9 @@ var _ vhostuser.Device = (*Device)(nil)
 func New(opts Options) (*Device, error) {
 	switch {
 	case opts.RequestQueues < 1 || opts.RequestQueues > MaxRequestQueues:
-		return nil, fmt.Errorf("%d request queues are not from 1 to %d", opts.RequestQueues, MaxRequestQueues)
+		return nil, fmt.Errorf("%d request queues are not possible; choose 1 to %d", opts.RequestQueues, MaxRequestQueues)
 	case len(opts.Tag) > MaxTag:
-		return nil, fmt.Errorf("the tag has %d bytes, %d are possible", len(opts.Tag), MaxTag)
+		return nil, fmt.Errorf("the tag has %d bytes; choose one of at most %d", len(opts.Tag), MaxTag)
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -213,9 +214,9 @@ func (d *Device) WriteConfig(off uint32, data []byte, migration bool) error {
 		if string(have) == string(data[:min(len(have), len(data))]) {
 			return nil
 		}
-		return fmt.Errorf("the configuration space of the other side (tag, number of queues) differs from this one's")
+		return errors.New("the configuration space of the other side differs from this one's; give the daemons on both sides the same tag and number of queues")
 	}
-	return fmt.Errorf("the configuration space of a file system is read-only")
+	return errors.New("the guest's driver writes to the configuration space, which is read-only; report this as a bug of the driver")
 }
 
 // ShmemRegions returns the sizes of the shared memory regions.
@@ -334,7 +335,7 @@ func (d *Device) waitLate() {
 		case <-done:
 			return
 		case <-time.After(d.opts.StopLimit):
-			d.log.Warn("requests are still being served for a guest that has gone; is a disk or network file system stuck?")
+			d.log.Warn("requests are still being served for a guest that has gone; see whether a disk or network file system hangs")
 		}
 	}
 }

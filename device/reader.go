@@ -228,9 +228,9 @@ func (u *run) giveUp(k kind, err error) {
 		return
 	}
 	u.ring.stats.BrokenRings.Add(1)
-	u.dev.limited.warn(k, "a queue is given up until the driver resets the device", "queue", u.ring.index, "err", err)
+	u.dev.limited.warn(k, "a queue is given up until the driver resets the device; if the guest hangs, restart it", "queue", u.ring.index, "err", err)
 	if err := u.ring.errs.signal(); err != nil {
-		u.dev.limited.warn(kindSignal, "the front-end can't be told about a broken queue", "queue", u.ring.index, "err", err)
+		u.dev.limited.warn(kindSignal, "the front-end can't be told about a broken queue; if the guest hangs, restart it", "queue", u.ring.index, "err", err)
 	}
 	u.w.forgetKick()
 }

@@ -162,7 +162,7 @@ func (r *ring) stop() (base uint32, err error) {
 	u.close()
 	if n := len(late); n > 0 {
 		r.stats.Late.Add(uint64(n))
-		err = fmt.Errorf("queue %d: %d requests are still being served after %v; is a disk or network file system stuck?", r.index, n, r.dev.opts.StopLimit)
+		err = fmt.Errorf("queue %d: %d requests are still being served after %v; see whether a disk or network file system hangs", r.index, n, r.dev.opts.StopLimit)
 	}
 	return base, err
 }
@@ -230,14 +230,14 @@ func (r *ring) settle(u *run, h virtqueue.Head) bool {
 func (r *ring) callDriver() {
 	r.stats.Calls.Add(1)
 	if err := r.call.signal(); err != nil {
-		r.dev.limited.warn(kindSignal, "the driver can't be called", "queue", r.index, "err", err)
+		r.dev.limited.warn(kindSignal, "the front-end's eventfd that calls the driver can't be written to; if the guest hangs, restart it", "queue", r.index, "err", err)
 	}
 }
 
 // setSignal points s at fd, which it takes over.
 func (r *ring) setSignal(s *signaller, what string, fd int) {
 	if err := s.set(fd); err != nil {
-		r.dev.limited.warn(kindSignal, "an eventfd of the front-end can't be used", "queue", r.index, "for", what, "err", err)
+		r.dev.limited.warn(kindSignal, "an eventfd of the front-end can't be used; if the guest hangs, restart it", "queue", r.index, "for", what, "err", err)
 	}
 }
 

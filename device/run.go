@@ -156,7 +156,7 @@ func (u *run) refuseChain(c *virtqueue.Chain, err error) bool {
 		return false
 	}
 	u.ring.stats.BrokenChains.Add(1)
-	u.dev.limited.warn(kindChain, "the guest made a request that can't be read; it gets no answer", "queue", u.ring.index, "err", err)
+	u.dev.limited.warn(kindChain, "the guest made a request that can't be read, and gets no answer; see the guest's kernel log", "queue", u.ring.index, "err", err)
 	u.push(c.Head, 0)
 	return true
 }

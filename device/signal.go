@@ -31,7 +31,7 @@ func (s *signaller) set(fd int) error {
 		// Give the front-end's eventfd back, but keep the number.
 		var err error
 		if fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-			return fmt.Errorf("eventfd: %w", err)
+			return fmt.Errorf("making an eventfd (is the limit of open files reached?): %w", err)
 		}
 		return s.point(fd)
 	}
@@ -53,7 +53,7 @@ func (s *signaller) point(fd int) error {
 	unix.Close(fd)
 	if err != nil {
 		s.on.Store(false)
-		return fmt.Errorf("dup3: %w", err)
+		return fmt.Errorf("replacing an eventfd, please report it: %w", err)
 	}
 	return nil
 }

@@ -55,11 +55,11 @@ func newWaiter(kick int) (*waiter, error) {
 	var err error
 	if w.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		w.close()
-		return nil, fmt.Errorf("epoll: %w", err)
+		return nil, fmt.Errorf("making an epoll descriptor (is the limit of open files reached?): %w", err)
 	}
 	if w.callFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		w.close()
-		return nil, fmt.Errorf("eventfd: %w", err)
+		return nil, fmt.Errorf("making an eventfd (is the limit of open files reached?): %w", err)
 	}
 	err = unix.EpollCtl(w.epfd, unix.EPOLL_CTL_ADD, w.callFD, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(w.callFD)})
 	if err == nil && kick >= 0 {
@@ -67,7 +67,7 @@ func newWaiter(kick int) (*waiter, error) {
 	}
 	if err != nil {
 		w.close()
-		return nil, fmt.Errorf("the kick descriptor can't be waited for: %w", err)
+		return nil, fmt.Errorf("the front-end's kick descriptor can't be waited for (is it no eventfd?): %w", err)
 	}
 	return w, nil
 }
@@ -126,7 +126,7 @@ func (w *waiter) waitUntold(events *[2]unix.EpollEvent, ms int) (int, error) {
 // woken handles what a wait has returned.
 func (w *waiter) woken(events []unix.EpollEvent, err error) error {
 	if err != nil && err != unix.EINTR {
-		return fmt.Errorf("waiting for a kick: %w", err)
+		return fmt.Errorf("waiting for a kick, please report it: %w", err)
 	}
 	for _, e := range events {
 		if int(e.Fd) == w.callFD {
@@ -139,7 +139,7 @@ func (w *waiter) woken(events []unix.EpollEvent, err error) error {
 	return nil
 }
 
-var errKickBroken = errors.New("the kick descriptor is broken: it is no eventfd, or its other end is closed")
+var errKickBroken = errors.New("the front-end's kick descriptor is no eventfd, or its other end is closed; report this as a bug of the front-end")
 
 // nap sleeps until it is time to look at a ring that is not kicked. A call is
 // left for the next time if that is soon.
