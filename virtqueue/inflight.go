@@ -26,10 +26,10 @@ const (
 func inflightHeader(mem []byte, need uint64, size uint32) (s guestmem.Span, fresh bool, err error) {
 	s = guestmem.SpanOf(mem)
 	if s.Len() < need {
-		return s, false, fmt.Errorf("the in-flight region has %d bytes, too few for a ring of %d", s.Len(), size)
+		return s, false, fmt.Errorf("the in-flight region has %d bytes, too few for a ring of %d; report this as a bug of the front-end", s.Len(), size)
 	}
 	if !s.Aligned(8) {
-		return s, false, fmt.Errorf("the in-flight region is not aligned to 8 bytes")
+		return s, false, fmt.Errorf("the in-flight region is not aligned to 8 bytes; report this as a bug of the front-end")
 	}
 	switch v := s.Load16(inflightVersion); {
 	case v == 0:
@@ -37,10 +37,10 @@ func inflightHeader(mem []byte, need uint64, size uint32) (s guestmem.Span, fres
 		s.Put16(inflightDescNum, uint16(size))
 		return s, true, nil
 	case v != inflightKnown:
-		return s, false, fmt.Errorf("the in-flight region has version %d, only %d is known", v, inflightKnown)
+		return s, false, fmt.Errorf("the in-flight region has version %d, only %d is known; start the virtual machine anew", v, inflightKnown)
 	}
 	if n := s.Load16(inflightDescNum); uint32(n) != size {
-		return s, false, fmt.Errorf("the in-flight region is of a ring of %d, not of %d", n, size)
+		return s, false, fmt.Errorf("the in-flight region is of a ring of %d, not of %d; start the virtual machine anew", n, size)
 	}
 	return s, false, nil
 }

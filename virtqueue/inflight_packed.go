@@ -76,7 +76,7 @@ func (f *packedInflight) usedAt() (used, old position) {
 func (f *packedInflight) recover(p *packedRing) error {
 	used, old := f.usedAt()
 	if old.index >= f.size || used.index >= f.size {
-		return fmt.Errorf("the in-flight region says that a packed ring of %d is at %d", f.size, old.index)
+		return fmt.Errorf("the in-flight region is damaged: it says that a packed ring of %d is at %d; start the virtual machine anew", f.size, old.index)
 	}
 	if used != old && p.load(old.index).flags&(packedAvail|packedUsed) == old.flags(true) {
 		// The driver has the whole batch.
@@ -105,12 +105,12 @@ func (f *packedInflight) collect(p *packedRing) error {
 			continue
 		}
 		if slots += int(num); num == 0 || slots > int(f.size) {
-			return fmt.Errorf("the in-flight region is damaged: %d descriptors in flight in a packed ring of %d", slots, f.size)
+			return fmt.Errorf("the in-flight region is damaged: %d descriptors in flight in a packed ring of %d; start the virtual machine anew", slots, f.size)
 		}
 		p.scratch = p.scratch[:0]
 		for j, n := i, num; n > 0; n-- {
 			if j >= f.size {
-				return fmt.Errorf("the in-flight region is damaged: entry %d of a packed ring of %d", j, f.size)
+				return fmt.Errorf("the in-flight region is damaged: entry %d of a packed ring of %d; start the virtual machine anew", j, f.size)
 			}
 			b := f.state(j)
 			p.scratch = append(p.scratch, descriptor{
@@ -120,7 +120,7 @@ func (f *packedInflight) collect(p *packedRing) error {
 		}
 		id := p.scratch[num-1].link
 		if id >= f.size || p.chains[id].slots != 0 {
-			return fmt.Errorf("the in-flight region is damaged: buffer id %d in a packed ring of %d", id, f.size)
+			return fmt.Errorf("the in-flight region is damaged: buffer id %d in a packed ring of %d; start the virtual machine anew", id, f.size)
 		}
 		p.insert(Head(id))
 		p.chains[id].state = i
@@ -140,7 +140,7 @@ func (f *packedInflight) begin(descs []descriptor) (first uint16, err error) {
 	free, last := first, first
 	for _, d := range descs {
 		if free >= f.size {
-			return 0, fmt.Errorf("%w: more than %d descriptors are in flight", ErrRing, f.size)
+			return 0, fmt.Errorf("%w: the driver has more than %d descriptors in flight", ErrRing, f.size)
 		}
 		b := f.state(free)
 		f.s.Put64(b+pkAddr, d.addr)

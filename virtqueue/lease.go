@@ -81,7 +81,7 @@ func (q *Queue) resolve(table *guestmem.Table) error {
 	} {
 		s, err := table.Span(p.at, size[i], p.align)
 		if err != nil {
-			return fmt.Errorf("%w: its %s: %w", ErrRing, p.name, err)
+			return fmt.Errorf("%w: the front-end has no memory for its %s: %w", ErrRing, p.name, err)
 		}
 		*p.span = s
 	}

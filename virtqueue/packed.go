@@ -94,7 +94,7 @@ func (p *packedRing) start(inflight []byte, previous format) error {
 	p.avail = decodePosition(p.q.cfg.Base)
 	p.used = decodePosition(p.q.cfg.Base >> 16)
 	if p.avail.index >= p.size || p.used.index >= p.size {
-		return fmt.Errorf("a packed ring of %d can't begin at %#x", p.size, p.q.cfg.Base)
+		return fmt.Errorf("a packed ring of %d can't begin at %#x; report this as a bug of the front-end", p.size, p.q.cfg.Base)
 	}
 	p.chains = make([]packedChain, p.size)
 	p.slots = make([]packedSlot, p.size)
@@ -141,7 +141,7 @@ func (p *packedRing) next(c *Chain) error {
 	p.scratch = p.scratch[:0]
 	for {
 		if len(p.scratch) == int(p.size) {
-			return fmt.Errorf("%w: a chain is longer than the ring of %d", ErrRing, p.size)
+			return fmt.Errorf("%w: the driver made a chain longer than the ring of %d", ErrRing, p.size)
 		}
 		d := p.load(at.index)
 		p.scratch = append(p.scratch, d)
@@ -153,7 +153,7 @@ func (p *packedRing) next(c *Chain) error {
 	// The buffer id stands in the last descriptor.
 	id := p.scratch[len(p.scratch)-1].link
 	if id >= p.size {
-		return fmt.Errorf("%w: buffer id %d in a ring of %d", ErrRing, id, p.size)
+		return fmt.Errorf("%w: the driver gave a chain the buffer id %d in a ring of %d", ErrRing, id, p.size)
 	}
 	if err := p.q.take(Head(id)); err != nil {
 		return err
@@ -171,7 +171,7 @@ func (p *packedRing) keep(h Head) (err error) {
 	p.q.mu.Lock()
 	defer p.q.mu.Unlock()
 	if !p.insert(h) {
-		return fmt.Errorf("%w: more than %d descriptors are in flight", ErrRing, p.size)
+		return fmt.Errorf("%w: the driver has more than %d descriptors in flight", ErrRing, p.size)
 	}
 	if p.inflight != nil {
 		p.chains[h].state, err = p.inflight.begin(p.scratch)

@@ -120,9 +120,9 @@ func New(cfg Config) (q *Queue, err error) {
 	q.cfg.Previous, q.cfg.Inflight = nil, nil // not to be kept alive
 	switch {
 	case cfg.Size == 0 || cfg.Size > MaxSize:
-		return nil, fmt.Errorf("a ring of %d descriptors: 1 to %d are possible", cfg.Size, MaxSize)
+		return nil, fmt.Errorf("a ring of %d descriptors: configure a queue size of 1 to %d in the front-end", cfg.Size, MaxSize)
 	case !q.packed() && cfg.Size&(cfg.Size-1) != 0:
-		return nil, fmt.Errorf("a split ring of %d descriptors: the number must be a power of two", cfg.Size)
+		return nil, fmt.Errorf("a split ring of %d descriptors: configure a queue size that is a power of two in the front-end", cfg.Size)
 	}
 	q.inFlight = make([]atomic.Uint32, cfg.Size)
 	if q.packed() {
@@ -175,7 +175,7 @@ func (q *Queue) catch(old bool, err *error) {
 		panic(r)
 	}
 	q.broken.Store(true)
-	*err = fmt.Errorf("%w: its memory is gone", ErrRing)
+	*err = fmt.Errorf("%w: its memory is gone (was its file cut, or are there too few huge pages?)", ErrRing)
 }
 
 // wake ends what EnableNotify began.
@@ -360,7 +360,7 @@ func (q *Queue) Restore(c *Chain, h Head) (err error) {
 		}
 	}
 	if int(h) >= len(q.inFlight) {
-		return fmt.Errorf("%w: chain %d in a ring of %d", ErrRing, h, q.cfg.Size)
+		return fmt.Errorf("%w: chain %d is to be in flight in a ring of %d", ErrRing, h, q.cfg.Size)
 	}
 	q.inFlight[h].Store(1)
 	c.begin(q.lease)

@@ -52,7 +52,7 @@ func (s *splitRing) sizes() [3]uint64 {
 
 func (s *splitRing) start(inflight []byte, _ format) error {
 	if s.q.cfg.Base > 1<<16-1 {
-		return fmt.Errorf("a split ring can't begin at index %d", s.q.cfg.Base)
+		return fmt.Errorf("a split ring can't begin at index %d; report this as a bug of the front-end", s.q.cfg.Base)
 	}
 	s.used = uint16(s.q.device.Load32(usedWord) >> 16)
 	s.lastAvail = uint16(s.q.cfg.Base)
@@ -82,7 +82,7 @@ func (s *splitRing) available() (bool, error) {
 	n := s.avail - s.lastAvail
 	if uint32(n) > s.count() {
 		s.avail = s.lastAvail
-		return false, fmt.Errorf("%w: the available index jumped by %d in a ring of %d", ErrRing, n, s.count())
+		return false, fmt.Errorf("%w: the driver's available index jumped by %d in a ring of %d", ErrRing, n, s.count())
 	}
 	return n > 0, nil
 }
@@ -90,7 +90,7 @@ func (s *splitRing) available() (bool, error) {
 func (s *splitRing) next(c *Chain) error {
 	head := s.q.driver.Load16(availRing + 2*uintptr(s.lastAvail&s.mask))
 	if head > s.mask {
-		return fmt.Errorf("%w: chain %d in a ring of %d", ErrRing, head, s.count())
+		return fmt.Errorf("%w: the driver made chain %d available in a ring of %d", ErrRing, head, s.count())
 	}
 	if err := s.q.take(Head(head)); err != nil {
 		return err
