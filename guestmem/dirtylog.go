@@ -36,11 +36,11 @@ func NewDirtyLog(fd int, off, size uint64) (*DirtyLog, error) {
 	}
 	switch {
 	case size == 0 || size > 1<<48 || off > 1<<62:
-		return nil, fmt.Errorf("a dirty log of %#x bytes at offset %#x is not possible", size, off)
+		return nil, fmt.Errorf("a dirty log of %#x bytes at offset %#x is not possible; report this as a bug of the front-end", size, off)
 	case off%4 != 0:
-		return nil, fmt.Errorf("the dirty log's offset %#x is not a multiple of 4", off)
+		return nil, fmt.Errorf("the dirty log's offset %#x is not a multiple of 4; report this as a bug of the front-end", off)
 	case uint64(st.Size) < off+size:
-		return nil, fmt.Errorf("the dirty log ends at %#x, its file at %#x", off+size, st.Size)
+		return nil, fmt.Errorf("the dirty log ends at %#x, its file at %#x; report this as a bug of the front-end", off+size, st.Size)
 	}
 	page := uint64(os.Getpagesize())
 	begin := off &^ (page - 1)

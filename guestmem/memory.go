@@ -156,10 +156,10 @@ func (m *Memory) publish(regions []*Region) error {
 	slices.SortFunc(t.users, func(a, b *Region) int { return cmp.Compare(a.spec.UserAddr, b.spec.UserAddr) })
 	for i := 1; i < len(regions); i++ {
 		if a, b := t.regions[i-1], t.regions[i]; a.guestEnd() >= b.spec.GuestAddr {
-			return fmt.Errorf("%v overlaps the %v in the guest", &b.spec, &a.spec)
+			return fmt.Errorf("%v overlaps the %v in the guest; report this as a bug of the front-end", &b.spec, &a.spec)
 		}
 		if a, b := t.users[i-1], t.users[i]; a.spec.UserAddr+(a.spec.Size-1) >= b.spec.UserAddr {
-			return fmt.Errorf("%v overlaps the %v in the front-end", &b.spec, &a.spec)
+			return fmt.Errorf("%v overlaps the %v in the front-end; report this as a bug of the front-end", &b.spec, &a.spec)
 		}
 	}
 	for _, r := range regions {

@@ -77,15 +77,15 @@ func newRegion(spec RegionSpec) (*Region, error) {
 
 func (r *Region) open() error {
 	if r.spec.Size == 0 {
-		return errors.New("it is empty")
+		return errors.New("it is empty; report this as a bug of the front-end")
 	}
 	for _, at := range []uint64{r.spec.GuestAddr, r.spec.UserAddr, r.spec.MmapOffset} {
 		if at+r.spec.Size-1 < at {
-			return errors.New("its end is past the last address")
+			return errors.New("its end is past the last address; report this as a bug of the front-end")
 		}
 	}
 	if r.spec.MmapOffset+r.spec.Size > 1<<62 || r.spec.MmapOffset+r.spec.Size < r.spec.Size {
-		return errors.New("its end is past the largest file offset")
+		return errors.New("its end is past the largest file offset; report this as a bug of the front-end")
 	}
 	var err error
 	if r.dev, r.ino, err = identify(r.spec.FD); err != nil {
@@ -99,7 +99,7 @@ func (r *Region) open() error {
 		return os.NewSyscallError("fstat", err)
 	}
 	if r.spec.Kind == RAM && uint64(st.Size) < r.spec.MmapOffset+r.spec.Size {
-		return fmt.Errorf("its file has only %#x bytes", st.Size)
+		return fmt.Errorf("its file has only %#x bytes; give the front-end a larger one", st.Size)
 	}
 	page := uint64(os.Getpagesize())
 	var fs unix.Statfs_t
