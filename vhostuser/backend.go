@@ -79,12 +79,12 @@ func newBackendChannel(fd int, protocol ProtocolFeatures, log *slog.Logger) (*Ba
 	c, err := net.FileConn(f)
 	_ = f.Close()
 	if err != nil {
-		return nil, fmt.Errorf("using the descriptor for back-end requests: %w", err)
+		return nil, fmt.Errorf("the front-end's descriptor for back-end requests can't be used (is it no socket?): %w", err)
 	}
 	sock, ok := c.(*net.UnixConn)
 	if !ok {
 		_ = c.Close()
-		return nil, errors.New("the descriptor for back-end requests is no Unix socket")
+		return nil, errors.New("the front-end's descriptor for back-end requests is no Unix socket; report this as a bug of the front-end")
 	}
 	ch := &BackendChannel{
 		conn:     newConn(sock),
@@ -194,7 +194,7 @@ func (ch *BackendChannel) readReplies() {
 		err = ch.readReply()
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-		ch.log.Warn("vhost-user back-end channel ended", "error", err)
+		ch.log.Warn("vhost-user back-end channel ended, and no shared memory can be mapped any more; restart the virtual machine", "error", err)
 	}
 	ch.mu.Lock()
 	ch.shut(err)

@@ -29,12 +29,12 @@ var (
 	ErrSuspended = errors.New("vhost-user: back-end channel suspended while rings are stopped")
 	// ErrChannelClosed: the channel, or its connection, has ended.
 	ErrChannelClosed = errors.New("vhost-user: back-end channel closed")
-	// ErrRefused: the front-end answered with failure. Its log has the reason.
-	ErrRefused = errors.New("vhost-user: front-end refused the request")
+	// ErrRefused: the front-end answered with failure.
+	ErrRefused = errors.New("vhost-user: front-end refused the request (its log has the reason)")
 	// ErrUncertain is joined to an error of a request that was sent and whose
 	// outcome is not known: the front-end may have done it, or may yet do it.
 	ErrUncertain = errors.New("vhost-user: the request may still take effect")
 	// ErrNotOffered: a protocol feature that the request needs is not
 	// negotiated (SHMEM, REPLY_ACK, and BACKEND_SEND_FD for a descriptor).
-	ErrNotOffered = errors.New("vhost-user: front-end lacks a protocol feature")
+	ErrNotOffered = errors.New("vhost-user: front-end lacks a protocol feature (use one that has it)")
 )

@@ -53,7 +53,7 @@ func removeStale(path string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("looking for a socket: %w", err)
+		return fmt.Errorf("looking for a socket (choose another path): %w", err)
 	}
 	if st.Mode().Type() != os.ModeSocket {
 		return fmt.Errorf("%s exists and is not a socket; remove it or choose another path", path)
@@ -69,7 +69,7 @@ func removeStale(path string) error {
 		return fmt.Errorf("another process listens on %s; end it or choose another path", path)
 	}
 	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("removing a stale socket: %w", err)
+		return fmt.Errorf("removing a stale socket (remove it yourself, or choose another path): %w", err)
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func ListenFD(fd int) (*Listener, error) {
 	}
 	ln, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("using the socket at file descriptor %d: %w", fd, err)
+		return nil, fmt.Errorf("using the socket at file descriptor %d: %w; pass a listening Unix stream socket", fd, err)
 	}
 	stream, ok := ln.(*net.UnixListener)
 	if !ok || stream.Addr().Network() != "unix" {
@@ -122,7 +122,7 @@ func (l *Listener) Accept(ctx context.Context) (*net.UnixConn, error) {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("waiting for a front-end: %w", err)
+		return nil, fmt.Errorf("waiting for a front-end (is the limit of open files reached?): %w", err)
 	}
 	return sock, nil
 }

@@ -112,7 +112,7 @@ func (s *session) getInflightFD(m *message) error {
 func newInflightFile(size int64) (int, error) {
 	fd, err := unix.MemfdCreate("vhost-user-inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return -1, fmt.Errorf("making the in-flight buffer: %w", err)
+		return -1, fmt.Errorf("making the in-flight buffer (is the limit of open files reached?): %w", err)
 	}
 	err = unix.Ftruncate(fd, size)
 	if err == nil {
@@ -120,7 +120,7 @@ func newInflightFile(size int64) (int, error) {
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("making the in-flight buffer of %d bytes: %w", size, err)
+		return -1, fmt.Errorf("making the in-flight buffer of %d bytes (is memory short?): %w", size, err)
 	}
 	return fd, nil
 }
@@ -141,7 +141,7 @@ func (s *session) setInflightFD(m *message) error {
 	}
 	mem, err := unix.Mmap(m.fds[0], int64(d.mmapOffset), int(d.mmapSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return fmt.Errorf("mapping the in-flight buffer: %w", err)
+		return fmt.Errorf("mapping the in-flight buffer (is memory short?): %w", err)
 	}
 	s.inflight.release()
 	s.inflight = inflightBuffer{mem: mem, numQueues: int(d.numQueues), queueSize: uint32(d.queueSize)}

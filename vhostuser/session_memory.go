@@ -205,7 +205,7 @@ func (s *session) remMemReg(m *message) error {
 		s.regionRemoved(known)
 		return nil
 	}
-	return fmt.Errorf("there is no region of %#x bytes at guest address %#x, user address %#x", r.Size, r.GuestAddr, r.UserAddr)
+	return fmt.Errorf("there is no region of %#x bytes at guest address %#x, user address %#x; see above whether it was refused, or report this as a bug of the front-end", r.Size, r.GuestAddr, r.UserAddr)
 }
 
 func (s *session) regionAdded(r knownRegion) {
@@ -242,7 +242,7 @@ func (s *session) takeLog(m *message) error {
 		return err
 	}
 	if err := s.setLogEvent(log); err != nil {
-		s.log.Warn("the front-end will not be told of changes to the dirty log", "error", err)
+		s.log.Warn("the front-end will not be told of changes to the dirty log; do not migrate this virtual machine", "error", err)
 	}
 	old := s.dirtyLog
 	s.dirtyLog = log
@@ -316,7 +316,7 @@ const settleTime = 5 * time.Second
 func (s *session) releaseMemory() {
 	s.mem.SetLog(nil)
 	if err := s.mem.Replace(nil); err != nil {
-		s.log.Error("dropping the memory table", "error", err)
+		s.log.Error("the memory table can't be dropped; please report it", "error", err)
 	}
 	s.regions = nil
 	closeLog(s.dirtyLog)
