@@ -171,7 +171,8 @@ func TestHostKernelGoesOnAfterATestThatHangs(t *testing.T) {
 func TestKilledRunOnTheHostKernelLeavesNothing(t *testing.T) {
 	xfstests, out := fakeXFSTests(t), t.TempDir()
 	cmd := exec.Command(os.Args[0], hostArguments(t, xfstests, out, "generic/9002")...)
-	cmd.Env = append(os.Environ(), runVariable+"=1")
+	temp := t.TempDir()
+	cmd.Env = append(os.Environ(), runVariable+"=1", "TMPDIR="+temp)
 	said, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -199,6 +200,9 @@ func TestKilledRunOnTheHostKernelLeavesNothing(t *testing.T) {
 			return strings.Contains(string(text), filepath.Dir(out))
 		})
 	})
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("%v (%v) is left where files for the moment go", left, err)
+	}
 }
 
 func waitFor(t *testing.T, what string, done func() bool) {

@@ -18,9 +18,8 @@ const checkStart = 5 * time.Minute
 type runner struct {
 	s        *settings
 	expected expectations
-	disk     string
+	disk     string            // alone in a directory, for guests
 	needs    map[string]string // libraries of the programs on the disk
-	temp     string
 	tsvFile  *os.File
 	tsv      *tsvWriter
 	started  int // environments
@@ -47,10 +46,6 @@ func newRunner(s *settings, e expectations) (_ *runner, err error) {
 	if err := os.MkdirAll(r.kept(), 0o755); err != nil {
 		return nil, err
 	}
-	if r.temp, err = os.MkdirTemp("", "xfstests-disk-"); err != nil {
-		return nil, err
-	}
-	r.disk = filepath.Join(r.temp, "disk")
 	if r.tsvFile, err = os.Create(filepath.Join(s.out, tsvName)); err != nil {
 		return nil, err
 	}
@@ -59,20 +54,28 @@ func newRunner(s *settings, e expectations) (_ *runner, err error) {
 }
 
 func (r *runner) close() error {
-	return errors.Join(os.RemoveAll(r.temp), r.tsvFile.Close())
+	var errs []error
+	if r.disk != "" {
+		errs = append(errs, os.RemoveAll(filepath.Dir(r.disk)))
+	}
+	return errors.Join(append(errs, r.tsvFile.Close())...)
 }
 
 // kept is where the files of failed tests go.
 func (r *runner) kept() string { return filepath.Join(r.s.out, "tests") }
 
 func (r *runner) run(ctx context.Context) error {
-	var err error
 	if !r.s.host {
-		err = makeDisk(ctx, r.s.xfstests, r.disk)
+		dir, err := os.MkdirTemp("", "xfstests-disk-")
+		if err != nil {
+			return err
+		}
+		r.disk = filepath.Join(dir, "disk")
+		if err := makeDisk(ctx, r.s.xfstests, r.disk); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
+	var err error
 	if r.needs, err = librariesOf(ctx, r.s.xfstests); err != nil {
 		return err
 	}
