@@ -11,6 +11,21 @@ import (
 )
 
 func TestATruncationWaitsForALeaseOfTheHost(t *testing.T) {
+	for name, truncate := range map[string]func(g *guest, node uint64) unix.Errno{
+		"SETATTR of the size": func(g *guest, node uint64) unix.Errno {
+			_, e := g.setattr(node, fuse.FATTR_SIZE)
+			return e
+		},
+		"OPEN with O_TRUNC": func(g *guest, node uint64) unix.Errno {
+			_, e := g.open(node, unix.O_WRONLY|unix.O_TRUNC)
+			return e
+		},
+	} {
+		t.Run(name, func(t *testing.T) { truncationWaits(t, truncate) })
+	}
+}
+
+func truncationWaits(t *testing.T, truncate func(g *guest, node uint64) unix.Errno) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
 	if err := os.WriteFile(path, []byte("data"), 0o644); err != nil {
@@ -40,11 +55,11 @@ func TestATruncationWaitsForALeaseOfTheHost(t *testing.T) {
 		_, err := unix.FcntlInt(uintptr(host), unix.F_SETLEASE, unix.F_UNLCK)
 		released <- err
 	}()
-	_, e = g.setattr(f.NodeId, fuse.FATTR_SIZE)
+	e = truncate(g, f.NodeId)
 	if err := <-released; err != nil {
 		t.Error(err)
 	}
-	g.must("SETATTR of the size", e)
+	g.must("the request", e)
 	if st, err := os.Stat(path); err != nil || st.Size() != 0 {
 		t.Errorf("the size is %d (%v)", st.Size(), err)
 	}

@@ -40,24 +40,17 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 	if killPriv && flags&unix.O_TRUNC != 0 && t.killPriv(n, true, false) {
 		defer t.restorePriv()
 	}
-	if flags&unix.O_TRUNC != 0 && n.typ == unix.S_IFREG {
-		if e := errnoOf(t.op.BeginOpenTrunc(&n.dax)); e != 0 {
-			t.fs.budget.release()
-			return 0, 0, e
-		}
-		defer t.op.End()
-	}
-	fd, e := t.openForNow(n, flags)
+	fd, e := t.openAsAsked(n, flags)
 	if e == unix.EPERM && flags&unix.O_NOATIME != 0 && !t.fs.opts.PreserveNoatime {
 		// The guest's kernel has let the caller have it, but the host's lets
 		// only the owner and the privileged.
 		flags &^= unix.O_NOATIME
-		fd, e = t.openForNow(n, flags)
+		fd, e = t.openAsAsked(n, flags)
 	}
 	if e == unix.EPERM && asked&unix.O_APPEND != 0 {
 		// An append-only inode takes no other writer; all its writes append.
 		flags |= unix.O_APPEND
-		fd, e = t.openForNow(n, flags)
+		fd, e = t.openAsAsked(n, flags)
 	}
 	if e != 0 {
 		t.fs.budget.release()
@@ -78,6 +71,38 @@ func (t *Thread) openForNow(n *inode, flags int) (int, unix.Errno) {
 		t.verdict = device.Again
 	}
 	return fd, e
+}
+
+// openAsAsked is openForNow, with O_TRUNC or without. Faults of the window wait for a
+// truncation, but not for a lease too.
+func (t *Thread) openAsAsked(n *inode, flags int) (int, unix.Errno) {
+	if flags&unix.O_TRUNC == 0 || n.typ != unix.S_IFREG {
+		return t.openForNow(n, flags)
+	}
+	fd, e := t.openExcluding(n, flags|unix.O_NONBLOCK)
+	switch {
+	case e != unix.EWOULDBLOCK:
+		return fd, e
+	case !t.mayBlock:
+		t.verdict = device.Again
+		return -1, e
+	}
+	// Once the file is open nobody gets a lease that the next open would wait for.
+	waited, e := n.openFile(t, flags&^unix.O_TRUNC)
+	if e != 0 {
+		return -1, e
+	}
+	defer unix.Close(waited)
+	return t.openExcluding(n, flags)
+}
+
+// openExcluding is openFile with O_TRUNC, with faults of the window locked out.
+func (t *Thread) openExcluding(n *inode, flags int) (int, unix.Errno) {
+	if e := errnoOf(t.op.BeginOpenTrunc(&n.dax)); e != 0 {
+		return -1, e
+	}
+	defer t.op.End()
+	return n.openFile(t, flags)
 }
 
 // hostFlags turns the guest's open flags into the host's.
