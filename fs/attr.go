@@ -165,19 +165,22 @@ func (t *Thread) setattr() (int, unix.Errno) {
 		return 0, e
 	}
 	defer n.drop()
+	last := t.lastSet(n, in)
 	if in.Valid&^(fuse.FATTR_FH|fuse.FATTR_LOCKOWNER) == 0 {
 		t.announcePriv(n)
 		return t.attrReply(n)
 	}
 	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
-		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+		kept := t.keepPriv(n, fd, in, last)
+		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && kept.mode == 0 {
 			t.killSetgidAtChown(n)
 		}
 		if e := t.chown(fd, in); e != 0 {
 			return 0, e
 		}
+		t.putBack(n, fd, &kept)
 	}
-	if in.Valid&fuse.FATTR_SIZE != 0 {
+	if in.Valid&fuse.FATTR_SIZE != 0 && !t.keepsSize(n, fd, in, last) {
 		if e := t.truncate(n, in); e != 0 {
 			return 0, e
 		}
@@ -185,6 +188,9 @@ func (t *Thread) setattr() (int, unix.Errno) {
 	if in.Valid&fuse.FATTR_MODE != 0 {
 		if e := t.chmod(n, fd, in.Mode&0o7777); e != 0 {
 			return 0, e
+		}
+		if setattrOf(in) == fuse.FATTR_MODE {
+			t.noteSet(n, in.Mode&0o7777)
 		}
 	}
 	if in.Valid&setattrTimes != 0 {

@@ -31,6 +31,7 @@ type FS struct {
 	files  idTable[file]
 	budget fdBudget
 	locks  lockWaits
+	set    setNotes
 
 	entryTimeout time.Duration
 	attrTimeout  time.Duration

@@ -77,7 +77,11 @@ func (t *Thread) setxattr() (int, unix.Errno) {
 			t.cred.joinGroup(own ^ 1)
 		}
 	}
-	return 0, t.setXattrFD(fd, name, rest[:in.Size], in.Flags)
+	e = t.setXattrFD(fd, name, rest[:in.Size], in.Flags)
+	if e == 0 && bytes.Equal(name, capabilityName) {
+		t.noteSet(n, setCapability)
+	}
+	return 0, e
 }
 
 // setXattrFD sets an attribute of the inode that fd, O_PATH or not, is open on.
@@ -94,6 +98,7 @@ func (t *Thread) getxattr() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
+	t.looksForCapability(name)
 	n, fd, e := t.holdNode(t.hdr.NodeId)
 	if e != 0 {
 		return 0, e
