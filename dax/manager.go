@@ -158,7 +158,7 @@ func New(cfg Config) (*Manager, error) {
 		}
 		var err error
 		if m.back, err = startBacking(mc, cfg.Command, cfg.Log); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w; the window needs /dev/fuse and a daemon that may mount (root), but with --dax-backing=direct", err)
 		}
 	}
 	m.slots.init(m)

@@ -87,7 +87,7 @@ func New(opts Options) (*FS, error) {
 
 	var err error
 	if f.rootFD, err = unix.Open(opts.SharedDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("shared directory %q can't be opened: %w", opts.SharedDir, err)
+		return nil, fmt.Errorf("shared directory %q can't be opened: %w; let the daemon's user enter it, or name another with --shared-dir", opts.SharedDir, err)
 	}
 	if f.procSelfFD, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		f.Close()
@@ -104,11 +104,11 @@ func New(opts Options) (*FS, error) {
 func (f *FS) addRoot() error {
 	var st unix.Statx_t
 	if e := sysStatx(f.rootFD, emptyPath, unix.AT_EMPTY_PATH, statxMask, &st); e != 0 {
-		return fmt.Errorf("shared directory %q can't be examined: %w", f.opts.SharedDir, e)
+		return fmt.Errorf("shared directory %q can't be examined: %w; check the file system that it is on", f.opts.SharedDir, e)
 	}
 	fd, err := unix.FcntlInt(uintptr(f.rootFD), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return fmt.Errorf("shared directory %q can't be opened twice: %w", f.opts.SharedDir, err)
+		return fmt.Errorf("shared directory %q can't be opened twice: %w; raise the limit of open files (--rlimit-nofile, ulimit -n)", f.opts.SharedDir, err)
 	}
 	f.budget.reserveInode()
 	n, _, e := f.inodes.claimOrAdd(f, &st, fd)
@@ -116,7 +116,7 @@ func (f *FS) addRoot() error {
 		return fmt.Errorf("the file system of %q has no usable file handles; use --inode-file-handles=prefer", f.opts.SharedDir)
 	}
 	if e != 0 {
-		return fmt.Errorf("shared directory %q can't be used: %w", f.opts.SharedDir, e)
+		return fmt.Errorf("shared directory %q can't be used: %w; check the file system that it is on, and the limit of open files (--rlimit-nofile, ulimit -n)", f.opts.SharedDir, e)
 	}
 	if n.id != rootID {
 		return fmt.Errorf("internal error: the root became inode %d; please report it", n.id)
@@ -224,7 +224,7 @@ func (f *FS) newThread() (*Thread, error) {
 	}
 	unix.Umask(0)
 	if err := unix.Fchdir(f.procSelfFD); err != nil {
-		return nil, fmt.Errorf("a thread can't enter /proc/self/fd: %w", err)
+		return nil, fmt.Errorf("a thread can't enter /proc/self/fd (is /proc mounted?): %w", err)
 	}
 	t := &Thread{
 		fs:      f,

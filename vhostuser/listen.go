@@ -36,11 +36,11 @@ func Listen(path string, mode os.FileMode) (*Listener, error) {
 		if errors.Is(err, unix.EINVAL) {
 			return nil, fmt.Errorf("listening on %s: the path is longer than a socket's name can be (107 bytes); choose a shorter one", path)
 		}
-		return nil, fmt.Errorf("listening on %s: %w", path, errors.Unwrap(err))
+		return nil, fmt.Errorf("listening on %s: %w; choose a path in a directory that the daemon's user may write to", path, errors.Unwrap(err))
 	}
 	if err := os.Chmod(path, mode.Perm()); err != nil {
 		_ = ln.Close()
-		return nil, fmt.Errorf("setting the mode of the socket: %w", err)
+		return nil, fmt.Errorf("setting the mode of the socket: %w; choose a path on a file system that has modes", err)
 	}
 	return &Listener{ln.(*net.UnixListener)}, nil
 }
@@ -60,7 +60,7 @@ func removeStale(path string) error {
 	}
 	probe, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("looking for a listener on %s: %w", path, err)
+		return fmt.Errorf("looking for a listener on %s (is the limit of open files reached?): %w", path, err)
 	}
 	defer unix.Close(probe)
 	// A live stream socket is of the wrong type; a dead one refuses.

@@ -72,7 +72,7 @@ func setupFDLimit(c *config, log *slog.Logger) (int, error) {
 func raiseNofile(want int64, log *slog.Logger) (uint64, error) {
 	var cur unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &cur); err != nil {
-		return 0, fmt.Errorf("the limit of open files can't be read: %w", err)
+		return 0, fmt.Errorf("the limit of open files can't be read: %w; check what filters the daemon's system calls", err)
 	}
 	if want == 0 || want < 0 && cur.Cur >= wantedNofile {
 		return cur.Cur, nil
@@ -85,18 +85,18 @@ func raiseNofile(want int64, log *slog.Logger) (uint64, error) {
 	if want < 0 {
 		target = min(wantedNofile, most)
 	} else if target > most {
-		return 0, fmt.Errorf("--rlimit-nofile=%d is above the %d that the kernel allows (/proc/sys/fs/nr_open)", want, most)
+		return 0, fmt.Errorf("--rlimit-nofile=%d is above the %d that the kernel allows; ask for less, or raise /proc/sys/fs/nr_open", want, most)
 	}
 	err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: target, Max: target})
 	if err == nil {
 		return target, nil
 	}
 	if want > 0 {
-		return 0, fmt.Errorf("the limit of open files can't be set to %d (it is %d at most for this user): %w", target, cur.Max, err)
+		return 0, fmt.Errorf("the limit of open files can't be set to %d (it is %d at most for this user): %w; ask for less with --rlimit-nofile, or raise it before (ulimit -Hn)", target, cur.Max, err)
 	}
 	log.Info("the limit of open files can't be raised as far as wanted", "wanted", target, "limit", cur.Max)
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: cur.Max, Max: cur.Max}); err != nil {
-		return 0, fmt.Errorf("the limit of open files can't be raised to %d: %w", cur.Max, err)
+		return 0, fmt.Errorf("the limit of open files can't be raised to %d: %w; --rlimit-nofile=0 leaves it as it is", cur.Max, err)
 	}
 	return cur.Max, nil
 }
@@ -105,11 +105,11 @@ func maxNofile() (uint64, error) {
 	const path = "/proc/sys/fs/nr_open"
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return 0, fmt.Errorf("the highest limit of open files can't be read: %w", err)
+		return 0, fmt.Errorf("the highest limit of open files can't be read: %w; mount /proc, or leave the limit as it is with --rlimit-nofile=0", err)
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s holds no number: %w; leave the limit as it is with --rlimit-nofile=0", path, err)
 	}
 	return n, nil
 }

@@ -179,6 +179,38 @@ func TestWrongCommandLinesEndWithOneSentence(t *testing.T) {
 	}
 }
 
+func TestMessagesAtTheStartSayWhatToDo(t *testing.T) {
+	dir := testDir(t)
+	unwritable := "/proc/self" // for root too
+	held, err := os.Create(filepath.Join(dir, "held.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for line, says := range map[string][]string{
+		"--shared-dir=nowhere --socket-path=s":                                 {"nowhere", "name one with --shared-dir"},
+		"--shared-dir=f --socket-path=s":                                       {"f is not a directory", "name the directory that it is in"},
+		"--shared-dir=d --socket-path=nowhere/s":                               {"nowhere", "make it, or choose another --socket-path"},
+		"--shared-dir=d --socket-path=" + unwritable + "/s":                    {unwritable + "/s.pid", "choose a --socket-path in a directory"},
+		"--shared-dir=d --socket-path=held":                                    {"held.pid is locked", "end it, or choose another --socket-path"},
+		"--shared-dir=d --socket-path=s --socket-group=no-such-group":          {"no-such-group", "make it, or name another"},
+		"--shared-dir=d --socket-path=s --control-socket=" + unwritable + "/c": {"--control-socket: listening on " + unwritable + "/c", "choose a path in a directory"},
+		"--shared-dir=d --socket-path=s --rlimit-nofile=100":                   {"is 100", "raise it"},
+		"--shared-dir=d --socket-path=s --rlimit-nofile=100000000000":          {"above the", "ask for less"},
+		"--shared-dir=/proc --socket-path=s --inode-file-handles=mandatory":    {"no usable file handles", "use --inode-file-handles=prefer"},
+	} {
+		r := runToEnd(t, dir, binary, append(args(line), "--log-level=error")...)
+		for _, want := range says {
+			if r.status != 1 || !strings.Contains(r.stderr, want) {
+				t.Errorf("%s: status %d; said %q, want %q in it", line, r.status, r.stderr, want)
+			}
+		}
+	}
+}
+
 // quiet keeps the log out of the messages, unless the case is about the log.
 func quiet(args []string) []string {
 	for _, a := range args {

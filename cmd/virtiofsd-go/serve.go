@@ -41,9 +41,9 @@ func serve(c *config, args []string, stderr io.Writer) error {
 // serveWith sets everything up and serves.
 func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 	if st, err := os.Stat(c.fs.SharedDir); err != nil {
-		return fmt.Errorf("the shared directory can't be used: %w", err)
+		return fmt.Errorf("the shared directory can't be used: %w; name one with --shared-dir that is there and that the daemon's user may enter", err)
 	} else if !st.IsDir() {
-		return fmt.Errorf("the shared directory can't be used: %s is not a directory", c.fs.SharedDir)
+		return fmt.Errorf("the shared directory can't be used: %s is not a directory; name the directory that it is in with --shared-dir", c.fs.SharedDir)
 	}
 	setupScheduler(c)
 	setupCollector()

@@ -32,7 +32,7 @@ func openEndpoint(c *config) (*endpoint, error) {
 	}
 	dir := filepath.Dir(c.socketPath)
 	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return nil, fmt.Errorf("the directory of the socket, %s, does not exist or is not a directory", dir)
+		return nil, fmt.Errorf("the directory of the socket, %s, does not exist or is not a directory; make it, or choose another --socket-path", dir)
 	}
 	mode, gid := os.FileMode(0o700), -1
 	if c.socketGroup != "" {
@@ -55,7 +55,7 @@ func openEndpoint(c *config) (*endpoint, error) {
 		if err := os.Chown(c.socketPath, -1, gid); err != nil {
 			l.Close()
 			pid.Close()
-			return nil, fmt.Errorf("the group of the socket can't be set: %w", err)
+			return nil, fmt.Errorf("the group of the socket can't be set: %w; give --socket-group a group that the daemon's user is in, or start the daemon as root", err)
 		}
 	}
 	return &endpoint{Listener: l, pid: pid}, nil
@@ -65,11 +65,11 @@ func openEndpoint(c *config) (*endpoint, error) {
 func groupID(name string) (int, error) {
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return 0, fmt.Errorf("--socket-group: there is no group %q", name)
+		return 0, fmt.Errorf("--socket-group: there is no group %q; make it, or name another", name)
 	}
 	gid, err := strconv.Atoi(g.Gid)
 	if err != nil {
-		return 0, fmt.Errorf("--socket-group: group %q has no numeric id (%q)", name, g.Gid)
+		return 0, fmt.Errorf("--socket-group: group %q has no numeric id (%q); name another", name, g.Gid)
 	}
 	return gid, nil
 }
@@ -81,14 +81,14 @@ func writePidFile(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("the pid file can't be created: %w", err)
+			return nil, fmt.Errorf("the pid file can't be created: %w; choose a --socket-path in a directory that the daemon's user may write to", err)
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			f.Close()
 			if err == unix.EWOULDBLOCK {
-				return nil, fmt.Errorf("another daemon uses this socket: %s is locked", path)
+				return nil, fmt.Errorf("another daemon uses this socket: %s is locked; end it, or choose another --socket-path", path)
 			}
-			return nil, fmt.Errorf("the pid file %s can't be locked: %w", path, err)
+			return nil, fmt.Errorf("the pid file %s can't be locked: %w; choose a --socket-path on a file system with locks", path, err)
 		}
 		// Somebody may have removed it between open and lock.
 		mine, err1 := f.Stat()
@@ -99,7 +99,7 @@ func writePidFile(path string) (*os.File, error) {
 		}
 		if err := fillPidFile(f); err != nil {
 			f.Close()
-			return nil, fmt.Errorf("the pid file can't be written: %w", err)
+			return nil, fmt.Errorf("the pid file can't be written: %w; make room, or choose a --socket-path elsewhere", err)
 		}
 		return f, nil
 	}
