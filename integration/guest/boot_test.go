@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,32 @@ func TestGuestRunsCommands(t *testing.T) {
 	}
 	if got, err := vm.CopyOut(t.Context(), "/tmp/it's"); err != nil || string(got) != want {
 		t.Errorf("a file of %d bytes came back with %d: %v", len(want), len(got), err)
+	}
+	clockIsRight(t, vm)
+}
+
+// clockIsRight reads the guest's clock twice. One that runs too fast makes all that a test does for a while in the guest too
+// short, and the guest's kernel complain of tasks that hang.
+//
+// To see it fail, sometimes and on a busy machine only: let the emulated machine have a PIT.
+func clockIsRight(t *testing.T, vm *guest.VM) {
+	var asked, answered [2]time.Time
+	var says [2]int64
+	for i := range says {
+		if i > 0 {
+			time.Sleep(time.Second)
+		}
+		asked[i] = time.Now()
+		out := run(t, vm, time.Minute, "date +%s%N")
+		answered[i] = time.Now()
+		var err error
+		if says[i], err = strconv.ParseInt(strings.TrimSpace(out), 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	passed, least, most := time.Duration(says[1]-says[0]), asked[1].Sub(answered[0]), answered[1].Sub(asked[0])
+	if passed < least-least/10 || passed > most+most/10 {
+		t.Errorf("%v have passed in the guest, on the host between %v and %v", passed, least, most)
 	}
 }
 
