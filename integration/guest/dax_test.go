@@ -28,10 +28,10 @@ func daxMounted(t *testing.T, dir, window string, options ...string) *guest.VM {
 }
 
 // TestDAXFilesOfEverySize reads, grows, shrinks and maps files around the sizes of pages and ranges in the guest, with
-// a window that holds few of them, and compares them on both sides.
+// a window that holds few of them, and compares them on both sides; and files that are special in other ways.
 func TestDAXFilesOfEverySize(t *testing.T) {
-	dir := t.TempDir()
-	vm := daxMounted(t, dir, "32M")
+	dir, control := t.TempDir(), controlSocket(t)
+	vm := daxMounted(t, dir, "32M", "--dax-min-size=4M", "--control-socket="+control)
 	var archive bytes.Buffer
 	want, err := writeSourceTree(&archive, 2, 300)
 	if err != nil {
@@ -79,6 +79,13 @@ md5sum /tmp/reference`, name, size))
 			t.Errorf("size %d: %s", size, out)
 		}
 	}
+	t.Run("a program that the host runs", func(t *testing.T) { programOfTheHost(t, vm, dir) })
+	t.Run("a hole, and no name", func(t *testing.T) { filesWithoutBlocksOrNames(t, vm) })
+	t.Run("changes on the host", func(t *testing.T) { changesOnTheHost(t, vm, dir) })
+	run(t, vm, time.Minute, "umount /mnt")
+	t.Run("chosen by the daemon", func(t *testing.T) {
+		daemonChooses(t, vm, tag, "/mnt", dir, control, map[string]int{"mapped": 4 << 20, "mapped-tail": 5<<20 + 1, "small": 4<<20 - 1})
+	})
 }
 
 // TestDAXStoreShowsInTheTimes changes a file by a store to its mapping, right after its attributes were asked for.
@@ -150,46 +157,67 @@ fio --name=load --directory=/mnt --ioengine=mmap --rw=randwrite --bs=4k --size=4
 	t.Logf("%+v", lookAt(t, control))
 }
 
-// TestDAXResetWithMappings resets a guest with files mapped by passthrough, after one that had none mapped. QEMU 11.1.2 would end
-// with a segmentation fault when the new kernel starts the device (docs/compat.md); so there is no device for it.
+// TestDAXResetWithMappings resets a guest with files mapped by passthrough and directly, after a reset with none mapped. QEMU
+// 11.1.2 would end with a segmentation fault when the new kernel starts a device (docs/compat.md); so there is none for it.
 //
 // To see it fail: in package vhostuser, let withdraw return at once.
 func TestDAXResetWithMappings(t *testing.T) {
 	if foreign() {
 		t.Skip("the daemon under test may have no DAX window")
 	}
-	dir, control := t.TempDir(), controlSocket(t)
-	if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 8<<20), 0o600); err != nil {
+	assets := findAssets(t)
+	type device struct {
+		tag, dir, control string
+		daemon            *guest.Daemon
+	}
+	var devices []device
+	var shares []guest.Share
+	for _, backing := range []string{"passthrough", "direct"} {
+		d := device{tag: backing, dir: t.TempDir(), control: controlSocket(t)}
+		var socket string
+		d.daemon, socket = startDaemon(t, d.dir, "--tag="+d.tag, "--dax-window=32M", "--dax-min-size=4M", "--dax-backing="+backing, "--reconnect", "--control-socket="+d.control)
+		devices = append(devices, d)
+		shares = append(shares, guest.Share{Tag: d.tag, Socket: socket, DAX: true})
+	}
+	if err := os.WriteFile(filepath.Join(devices[0].dir, "file"), make([]byte, 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	daemon, socket := startDaemon(t, dir, "--tag="+tag, "--dax-window=32M", "--dax-backing=passthrough", "--reconnect", "--control-socket="+control)
-	vm, err := guest.Start(t.Context(), findAssets(t), guest.Config{Dir: t.ArtifactDir(), Shares: []guest.Share{{Tag: tag, Socket: socket, DAX: true}}})
+	vm, err := guest.Start(t.Context(), assets, guest.Config{Dir: t.ArtifactDir(), Shares: shares})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(vm.Kill)
-	const use = "mount -t virtiofs -o dax=always " + tag + " /mnt && md5sum /mnt/file"
+	const use = "mount -t virtiofs -o dax=always passthrough /mnt && md5sum /mnt/file"
 	run(t, vm, time.Minute, use+" && umount /mnt")
 	if err := vm.Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	run(t, vm, time.Minute, use)
-	if s := lookAt(t, control); s.Setups == s.Removes {
-		t.Errorf("nothing is mapped: %+v", s)
+	// Of the others the direct backing could not map all.
+	daemonChooses(t, vm, "direct", "/mnt2", devices[1].dir, devices[1].control, map[string]int{"mapped": 4 << 20, "mapped-more": 8 << 20, "small": 2 << 20, "tail": 5<<20 + 1})
+	for _, d := range devices {
+		if s := lookAt(t, d.control); s.Setups == s.Removes {
+			t.Errorf("%s: nothing is mapped: %+v", d.tag, s)
+		}
 	}
 	if err := vm.Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Its kernel finds a device without a name.
+	// Its kernel finds devices without a name.
 	if err := vm.Fault(); err == nil || !strings.Contains(err.Error(), "virtiofs") || !strings.Contains(err.Error(), "error -22") {
-		t.Errorf("the guest's kernel does not complain of the device: %v", err)
+		t.Errorf("the guest's kernel does not complain of a device: %v", err)
 	}
-	if out := run(t, vm, time.Minute, "mount -t virtiofs "+tag+" /mnt 2>/dev/null || echo not there"); out != "not there\n" {
-		t.Errorf("the mount says %q", out)
+	for _, d := range devices {
+		if out := run(t, vm, time.Minute, "mount -t virtiofs "+d.tag+" /mnt 2>/dev/null || echo not there"); out != "not there\n" {
+			t.Errorf("%s: the mount says %q", d.tag, out)
+		}
+		select {
+		case <-d.daemon.Done():
+			t.Errorf("%s: the daemon has ended", d.tag)
+		default:
+		}
 	}
 	select {
-	case <-daemon.Done():
-		t.Error("the daemon has ended")
 	case <-vm.Done():
 		t.Error("QEMU has ended")
 	default:
