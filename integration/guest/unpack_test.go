@@ -150,9 +150,9 @@ def describe(holes, leave):
         print(*line)
 
 def alter():
-    # A device 0, 0 is how an overlay says that a name is not there. To copy a file up Linux sets its attributes and mode
-    # first and then its owner, for which capabilities and set-id bits are taken from it where it is FUSE.
-    for name in "huge", "whiteout", "capable", "setuid":
+    # A device 0, 0 is how an overlay says that a name is not there. With metacopy Linux sets a copy's attributes before
+    # its size, for which capabilities are taken from it where it is FUSE.
+    for name in "huge", "whiteout", "capable":
         if os.path.lexists(name): os.remove(name)
     os.utime(".", ns=(0, 0))
     for path in list(every()):
