@@ -40,6 +40,7 @@
 //	      idTable.mu
 //	lockWaits.mu            no other lock below it
 //	logRate.mu              no other lock below it
+//	setNote.mu              no other lock below it
 //
 // The descriptor of an inode and the use counts of inodes and files are atomics
 // and need no lock.
