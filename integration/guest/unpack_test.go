@@ -25,7 +25,7 @@ func (s *suite) unpack(t *testing.T) {
 			leave := c.leave
 			if s.noHoles {
 				// Where all of a file is data, to bring the large one back means to read all of it.
-				c.copy, leave = c.copy+"; rm -f $2/huge", leave+" huge"
+				c.copy, leave = c.copy+"; if [ -e $2/huge ]; then rm $2/huge; touch -r $1 $2; fi", leave+" huge"
 			}
 			run(t, s.vm, 10*time.Minute, fmt.Sprintf(`set -e -o pipefail
 copy() { %s; }
