@@ -141,6 +141,13 @@ func (v *view) chown(id uint64, uid, gid int) error {
 		in.Gid = uint32(gid)
 	}
 	if !n.isDir() {
+		// ATTR_KILL_PRIV: notify_change asks, and removes it by itself if it is there.
+		capability := make([]byte, 64)
+		if got, err := v.t.c.Getxattr(v.caller(), id, "security.capability", capability); err == nil && got > 0 {
+			if err := v.t.c.Removexattr(v.caller(), id, "security.capability"); err != nil {
+				return err
+			}
+		}
 		switch {
 		case v.killprivV2():
 			if in.Valid != 0 {
