@@ -2,6 +2,7 @@ package fusebridge
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,7 @@ const (
 	childFuseFD   = 3
 	childReady    = "ready\n"
 	childMounted  = "mounted\n" // before that /dev/fuse is EPERM
+	childAborted  = 3           // the exit status if the kernel calls the connection aborted
 )
 
 // Child does the forwarding and exits, if this process was started by Mount; else it returns at once.
@@ -27,6 +29,9 @@ func Child() {
 	}
 	if err := child(config); err != nil {
 		fmt.Fprintln(os.Stderr, "fusebridge:", err)
+		if errors.Is(err, unix.ECONNABORTED) {
+			os.Exit(childAborted)
+		}
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -65,7 +70,7 @@ func child(config string) error {
 	err = <-gone
 	for _, s := range fe.Faults() {
 		fmt.Fprintln(os.Stderr, "fusebridge: fault of the daemon:", s)
-		if err == nil {
+		if err == nil || errors.Is(err, unix.ECONNABORTED) {
 			err = fmt.Errorf("the daemon committed %d faults", len(fe.Faults()))
 		}
 	}

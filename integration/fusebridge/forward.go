@@ -79,8 +79,8 @@ func (f *forwarder) read(queue int) error {
 		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was interrupted before it was read
 			f.release(r)
 			continue
-		case unix.ENODEV, unix.ECONNABORTED:
-			return nil // unmounted, which aborts the connection; whoever still uses the mount has errors
+		case unix.ENODEV:
+			return nil // unmounted
 		default:
 			return fmt.Errorf("read /dev/fuse: %w", err)
 		}

@@ -93,6 +93,12 @@ func (b *Bridge) Wait() error {
 // Close unmounts and waits for the bridge to end. If files of the mount are open, they fail from then on. It returns what
 // went wrong with the bridge, and faults of the daemon.
 func (b *Bridge) Close() error {
+	served := true
+	select {
+	case <-b.done:
+		served = false
+	default:
+	}
 	if b.mount >= 0 {
 		unix.Unmount(b.Dir(), unix.MNT_DETACH) // if it was attached
 		unix.Close(b.mount)
@@ -101,6 +107,10 @@ func (b *Bridge) Close() error {
 	select {
 	case <-b.done:
 		b.stdin.Close()
+		var e *exec.ExitError
+		if served && errors.As(b.err, &e) && e.ExitCode() == childAborted {
+			return nil // the kernel has told the unmount like that
+		}
 		return b.err
 	case <-time.After(5 * time.Second):
 	}
