@@ -26,6 +26,9 @@ const (
 	// busyPollLate is how many times its limit a look takes if the processor was
 	// wanted by others: then there is none that sleeps.
 	busyPollLate = 4
+	// busyPollBatch is for how many requests at most that have just been served it
+	// looks: what looking costs each of them is bounded by its limit.
+	busyPollBatch = 4
 )
 
 // due says whether the reader should look.
@@ -43,11 +46,16 @@ func (p *busyPoll) due() bool {
 // found tells that there was something.
 func (p *busyPoll) found() { p.misses = 0 }
 
+// patience is how long a look may take after as many requests as served.
+func (p *busyPoll) patience(served int) time.Duration {
+	return time.Duration(min(served, busyPollBatch)) * p.limit
+}
+
 // missed tells that there was nothing in the time that it took to look.
-func (p *busyPoll) missed(took time.Duration) {
+func (p *busyPoll) missed(took, patience time.Duration) {
 	p.skip = min(busyPollSkipFirst<<min(p.misses, 16), busyPollSkipMost)
 	p.misses++
-	if took > busyPollLate*p.limit {
+	if took > busyPollLate*patience {
 		p.skip = busyPollSkipMost
 	}
 }
@@ -55,11 +63,12 @@ func (p *busyPoll) missed(took time.Duration) {
 // poll looks for the next request, with kicks off, and says whether there is
 // one. Between two looks it gives the processor to who else wants it: it may be
 // the driver.
-func (u *run) poll() bool {
+func (u *run) poll(served int) bool {
 	if u.ring.index == hiprio || u.held != nil || !u.w.kicked() || !u.busy.due() {
 		return false
 	}
 	u.ring.stats.Polls.Add(1)
+	patience := u.busy.patience(served)
 	for start := time.Now(); !u.stopping.Load() && u.enabled.Load(); {
 		if u.hasAgain.Load() || u.q.Pending() {
 			u.busy.found()
@@ -67,8 +76,8 @@ func (u *run) poll() bool {
 			return true
 		}
 		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		if took := time.Since(start); took > u.busy.limit {
-			u.busy.missed(took)
+		if took := time.Since(start); took > patience {
+			u.busy.missed(took, patience)
 			break
 		}
 	}

@@ -38,13 +38,18 @@ func TestBusyPollIsForRequestsThatComeSoon(t *testing.T) {
 		if step.took == 0 {
 			p.found()
 		} else {
-			p.missed(step.took)
+			p.missed(step.took, limit)
 		}
 		if n := looks(step.skip); n != 0 {
 			t.Errorf("after %s: %d of %d times it looked", step.what, n, step.skip)
 		}
 		if !p.due() {
 			t.Errorf("after %s and %d sleeps it does not look", step.what, step.skip)
+		}
+	}
+	for served, want := range map[int]time.Duration{1: limit, 3: 3 * limit, 100: busyPollBatch * limit} {
+		if got := p.patience(served); got != want {
+			t.Errorf("after %d requests a look may take %v, not %v", served, got, want)
 		}
 	}
 	p = busyPoll{}

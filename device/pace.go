@@ -15,7 +15,7 @@ import (
 type pace struct{ last time.Time }
 
 // paceLength is how long a thread stays out of the scheduler.
-const paceLength = 6 * time.Millisecond
+const paceLength = 8 * time.Millisecond
 
 func (p *pace) step() {
 	if now := time.Now(); now.Sub(p.last) > paceLength {

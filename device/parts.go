@@ -4,8 +4,8 @@ import "time"
 
 // parts decides when a batch is published in parts. A driver that waits for all
 // of its requests then wakes up, and goes on with the first, while the others are
-// being served. As each part may call the driver, it takes at least twice as long
-// as the one before. A driver that has many requests under way has others to go on
+// being served. As each part may call the driver, the next takes twice as long, up
+// to a limit. A driver that has many requests under way has others to go on
 // with: its batches stay whole.
 type parts struct {
 	last  int           // requests of the batch before
@@ -15,6 +15,7 @@ type parts struct {
 
 const (
 	partsFirst = 4 * time.Microsecond
+	partsMost  = 16 * time.Microsecond
 	// partsBelow is the number of requests in the batch before.
 	partsBelow = batchRequests / 2
 )
@@ -29,7 +30,7 @@ func (p *parts) over(now time.Time) bool {
 	if p.last >= partsBelow || now.Sub(p.begun) < p.least {
 		return false
 	}
-	p.begun, p.least = now, 2*p.least
+	p.begun, p.least = now, min(2*p.least, partsMost)
 	return true
 }
 

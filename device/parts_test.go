@@ -14,8 +14,8 @@ func TestLongBatchIsPublishedInParts(t *testing.T) {
 		n      int
 		after  []int // the requests that end a part
 	}{
-		{"slow requests", 8, 10 * time.Microsecond, 8, []int{1, 2, 4, 8}},
-		{"requests as long as a part", 8, partsFirst, 8, []int{1, 3, 7}},
+		{"slow requests", 8, 10 * time.Microsecond, 8, []int{1, 2, 4, 6, 8}},
+		{"requests as long as a part", 8, partsFirst, 12, []int{1, 3, 7, 11}},
 		{"quick ones", 8, partsFirst / 4, 8, []int{4}},
 		{"very quick ones", 8, partsFirst / 10, 8, nil},
 		{"many under way", partsBelow, 10 * time.Microsecond, 8, nil},

@@ -102,7 +102,7 @@ func (u *run) look(th Thread, r **request) (idle, sane bool, err error) {
 	}
 	if served > 0 {
 		u.w.found()
-		if u.poll() {
+		if u.poll(served) {
 			return false, true, nil
 		}
 	}
@@ -170,7 +170,6 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 	}
 	r := u.held
 	u.held = nil
-	u.pace.step()
 	for !u.turn.leave() {
 		if u.q.EnableNotify() {
 			u.present()
@@ -188,6 +187,10 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 	}
 	u.finish(r, written, v)
 	u.present()
+	if back {
+		// The driver takes its time to see the answer.
+		u.pace.step()
+	}
 	return back, sane
 }
 

@@ -152,25 +152,31 @@ func checkWrites(s *session, lanes []lane) error {
 	return nil
 }
 
-// coldRead reads what it has made the host drop from its page cache.
+// coldRead reads all pieces of a file that the host has dropped from its page cache, in an order that looks random, and has
+// it dropped again.
 type coldRead struct {
 	read
-	f *os.File
+	f    *os.File
+	left int // pieces, until it is dropped
 }
 
-func besideCold(s *session) (lane, error) {
-	f, err := os.Open(s.tree.path(coldFile))
-	if err != nil {
-		return nil, err
+func besideCold(size int) func(*session) (lane, error) {
+	return func(s *session) (lane, error) {
+		f, err := os.Open(s.tree.path(coldFile))
+		if err != nil {
+			return nil, err
+		}
+		return &coldRead{read: read{s: s, size: size, steps: newSteps(0, dataSize/size)}, f: f}, nil
 	}
-	l := &coldRead{f: f}
-	l.s, l.size, l.steps = s, 1<<20, newSteps(0, dataSize>>20)
-	return l, nil
 }
 
 func (l *coldRead) start(r *fuseclient.Request) {
+	if l.left == 0 {
+		unix.Fadvise(int(l.f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		l.left = dataSize / l.size
+	}
+	l.left--
 	l.off = l.steps.next() * uint64(l.size)
-	unix.Fadvise(int(l.f.Fd()), 0, 0, unix.FADV_DONTNEED)
 	r.Begin(fuseclient.OpRead, l.s.cold, nobody)
 	r.Read(l.s.coldFH, l.off, l.size, 0)
 }

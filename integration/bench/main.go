@@ -51,7 +51,7 @@ func flags(c *config) *pflag.FlagSet {
 	f.IntSliceVar(&c.queues, "queues", []int{1}, "request queues")
 	f.IntVar(&c.rounds, "rounds", 7, "rounds of each row")
 	f.DurationVar(&c.time, "time", 5*time.Minute, "time for all measurements together")
-	f.DurationVar(&c.slice, "slice", 0, "time of one measurement, in place of --time")
+	f.DurationVar(&c.slice, "slice", 0, "time of one measurement, in place of --time; rows with something beside take eight")
 	f.IntVar(&c.entries, "entries", 10000, "files in the long directory")
 	f.StringVar(&c.dir, "dir", "", "where to make the shared directory; default: the directory for temporary files")
 	f.StringVar(&c.out, "out", "", "write PREFIX.txt, PREFIX.tsv and PREFIX.svg")
@@ -90,9 +90,13 @@ func run(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	measurements := time.Duration(0)
+	for _, r := range rows {
+		measurements += time.Duration(r.slices() * c.rounds * len(targets))
+	}
 	slice := c.slice
 	if slice == 0 {
-		slice = c.time * 8 / 9 / time.Duration(len(rows)*c.rounds*len(targets))
+		slice = c.time * 8 / 9 / measurements
 		if slice < 20*time.Millisecond {
 			return fmt.Errorf("%d rows in %d rounds of %d daemons do not fit into %v; allow more --time or choose fewer", len(rows), c.rounds, len(targets), c.time)
 		}
@@ -102,7 +106,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(stderr, "%d rows, %d rounds, %d daemons, %v each: about %v\n", len(rows), c.rounds, len(targets), slice.Round(time.Millisecond),
-		(slice * 9 / 8 * time.Duration(len(rows)*c.rounds*len(targets))).Round(time.Second))
+		(slice * 9 / 8 * measurements).Round(time.Second))
 	tr, err := newTree(share, c.entries)
 	if err != nil {
 		return fmt.Errorf("make the shared directory: %w", err)

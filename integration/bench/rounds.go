@@ -78,7 +78,24 @@ func runOnce(r row, t *target, slice time.Duration) (res result, err error) {
 		}
 		return newResult(r, smp), err
 	}
-	alone, err := measure(t, lanes, nil, slice/2)
+	return runBeside(r, t, lanes, slice)
+}
+
+// besideSlices is how many slices a row takes in which there is something beside the workload: it takes the scheduler of the
+// host some time to find a processor for everybody.
+const besideSlices = 8
+
+// slices is how many slices the row takes.
+func (r row) slices() int {
+	if r.w.beside != nil {
+		return besideSlices
+	}
+	return 1
+}
+
+// runBeside measures the workload alone, beside the disturbance for twice as long, and alone again.
+func runBeside(r row, t *target, lanes []lane, slice time.Duration) (res result, err error) {
+	before, err := measure(t, lanes, nil, slice*besideSlices/4)
 	if err != nil {
 		return res, err
 	}
@@ -86,13 +103,20 @@ func runOnce(r row, t *target, slice time.Duration) (res result, err error) {
 	if err != nil {
 		return res, err
 	}
-	smp, err := measure(t, lanes, []lane{slow}, slice/2)
+	beside, err := measure(t, lanes, []lane{slow}, slice*besideSlices/2)
 	if err == nil {
 		err = finish(r, t, append(lanes, slow))
 	}
-	res = newResult(r, smp)
-	res.kept = res.opsPerSec / newResult(r, alone).opsPerSec
-	return res, err
+	if err != nil {
+		return res, err
+	}
+	after, err := measure(t, lanes, nil, slice*besideSlices/4)
+	if err != nil {
+		return res, err
+	}
+	res = newResult(r, beside)
+	res.kept = res.opsPerSec / ((newResult(r, before).opsPerSec + newResult(r, after).opsPerSec) / 2)
+	return res, nil
 }
 
 func finish(r row, t *target, lanes []lane) error {

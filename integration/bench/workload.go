@@ -40,7 +40,8 @@ var workloads = []workload{
 	{name: "write-fsync", about: "WRITE of 4 KiB, FSYNC", bytes: page, lane: writer(page, true, true), after: checkWrites},
 	{name: "mixed", about: "LOOKUP, GETATTR, OPEN, 4 READs and 2 WRITEs of 4 KiB, RELEASE, FORGET", lane: newMixed},
 	{name: "getattr+fsync", about: "getattr, beside WRITE and FSYNC", lane: newGetattr, beside: besideFsync, depth: 8},
-	{name: "getattr+cold", about: "getattr, beside READ of 1 MiB from disk", lane: newGetattr, beside: besideCold, depth: 8},
+	{name: "getattr+cold", about: "getattr, beside READ of 4 KiB from disk", lane: newGetattr, beside: besideCold(page), depth: 8},
+	{name: "getattr+cold1m", about: "getattr, beside READ of 1 MiB from disk", lane: newGetattr, beside: besideCold(1 << 20), depth: 8},
 	{name: "getattr+lock", about: "getattr, beside SETLKW that waits", lane: newGetattr, beside: besideLock, depth: 8},
 }
 
