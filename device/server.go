@@ -88,7 +88,8 @@ type Repeater interface {
 type Joiner interface {
 	// Joint returns what the request for which Serve has just returned Again
 	// shares with those that it may be answered with, or 0. Of requests that
-	// have it in common one thread is kept, and the others wait.
+	// have it in common one thread is kept, and the others wait: none of them may
+	// return Detach.
 	Joint() uint64
 	// Join tells that the request of the next Serve had come, and waited, when
 	// the first of those served on this thread without a Join in between

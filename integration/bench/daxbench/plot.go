@@ -95,7 +95,9 @@ func (p panel) draw(all []measurement) (*plot.Plot, error) {
 	}
 	pl := plot.New()
 	pl.Title.Text, pl.X.Label.Text, pl.Y.Label.Text = p.title, p.xlabel, p.ylabel
-	pl.Legend.Top = true
+	// With its lines to the left of the names it does not matter how wide a viewer draws these.
+	pl.Legend.Top, pl.Legend.Left = true, true
+	pl.Legend.XOffs = 5 * vg.Centimeter
 	var ticks plot.ConstantTicks
 	for i, name := range names {
 		line, dots, err := plotter.NewLinePoints(points[name])
