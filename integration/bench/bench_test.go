@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -52,6 +53,10 @@ func TestEveryWorkloadRuns(t *testing.T) {
 	for _, l := range lines[1:] {
 		if l[last] != "" {
 			t.Errorf("%v: %s", l[:5], l[last])
+		}
+		kept, err := strconv.ParseFloat(l[last-1], 64)
+		if beside := strings.Contains(l[0], "+"); err != nil || beside != (kept > 0) {
+			t.Errorf("%v: %q of the rate is left beside something else", l[:5], l[last-1])
 		}
 	}
 	b, err = os.ReadFile(out + ".svg")
