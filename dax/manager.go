@@ -75,6 +75,7 @@ type Config struct {
 	Window  uint64  // bytes; a multiple of RangeSize
 	Backing Backing // of all files
 	MinSize uint64  // smallest file, in bytes, that Want chooses
+	ByFlag  bool    // see Manager.ByFlag
 	Memory  uint64  // bytes of the window that may be resident, 0 for no limit; Managed only
 
 	// MaxRegions is the number of memory regions that the front-end bears, all
@@ -201,6 +202,10 @@ func (m *Manager) Want(mode uint32, size uint64) bool {
 	}
 	return size >= m.cfg.MinSize
 }
+
+// ByFlag says whether of the files that Want chooses only those get FUSE_ATTR_DAX
+// that have FS_XFLAG_DAX on the host, which to know costs a system call.
+func (m *Manager) ByFlag() bool { return m != nil && m.cfg.ByFlag }
 
 // OwnsFile says whether fd is a file of the backing mount: a memory region made of
 // it is a piece of the window, and must never be mapped by this process.

@@ -31,32 +31,30 @@ func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
 	}
 	out := overlay[fuse.AttrOut](t.payload())
 	*out = fuse.AttrOut{}
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n))
 	fillAttr(&out.Attr, &t.st)
 	n.tellMode(t.st.Mode)
-	if n.typ == unix.S_IFREG {
-		out.Attr.Flags = t.attrFlags(n, n)
-	}
+	out.Attr.Flags = t.attrFlags(n, n)
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, out.Attr.Flags))
 	return sizeOf[fuse.AttrOut](), 0
 }
 
-// attrTimeout is how long the guest may keep the attributes of n in t.st.
+// attrTimeout is how long the guest may keep the attributes of n in t.st, which
+// it gets with flags.
 //
 // Those of a set-id file not at all: the replies of what takes the bits hold none,
 // and by a bit that the guest goes on to see it would run a file with another's
 // rights. Those of a file in the window neither, unless all the guest's names
 // are kept for long: what a store to memory changes, the times, no reply tells.
-func (t *Thread) attrTimeout(n *inode) time.Duration {
-	if n.typ == unix.S_IFREG && (t.st.Mode&setidBits != 0 || t.fs.opts.Cache == CacheAuto && !t.fs.opts.ReadOnly && t.mayBeDAX(n)) {
+func (t *Thread) attrTimeout(n *inode, flags uint32) time.Duration {
+	if n.typ != unix.S_IFREG {
+		return t.fs.attrTimeout
+	}
+	// The guest reaches the data through the window, or will once it has opened the file.
+	mayBeDAX := flags&fuse.ATTR_DAX != 0 || t.isDAX(n)
+	if t.st.Mode&setidBits != 0 || mayBeDAX && t.fs.opts.Cache == CacheAuto && !t.fs.opts.ReadOnly {
 		return 0
 	}
 	return t.fs.attrTimeout
-}
-
-// mayBeDAX says whether the guest reaches the data of n, whose attributes are in
-// t.st, through the window, or will once it has opened it.
-func (t *Thread) mayBeDAX(n *inode) bool {
-	return t.isDAX(n) || t.attrFlags(n, n) == fuse.ATTR_DAX
 }
 
 // stat puts the attributes of n into t.st.
@@ -92,7 +90,7 @@ func (t *Thread) statx() (int, unix.Errno) {
 	}
 	out := overlay[fuse.StatxOut](t.payload())
 	*out = fuse.StatxOut{}
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n))
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, 0))
 	out.FromStatx(&t.st)
 	n.tellMode(t.st.Mode)
 	out.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME

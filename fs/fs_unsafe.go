@@ -161,6 +161,19 @@ func sysUtimensat(fd int, path cstr, ts *[2]unix.Timespec, flags int) unix.Errno
 	return e
 }
 
+// fileAttr is struct file_attr of include/uapi/linux/fs.h.
+type fileAttr struct {
+	xflags                             uint64
+	extsize, nextents, projid, cowsize uint32
+}
+
+// sysFileGetattr follows a symbolic link at the end of path.
+func sysFileGetattr(path cstr, attr *fileAttr) unix.Errno {
+	_, e := quick6(unix.SYS_FILE_GETATTR, atFDCWD, uintptr(unsafe.Pointer(unsafe.SliceData(path))),
+		uintptr(unsafe.Pointer(attr)), unsafe.Sizeof(*attr), 0, 0)
+	return e
+}
+
 func sysFstatfs(fd int, st *unix.Statfs_t) unix.Errno {
 	_, _, e := unix.Syscall(unix.SYS_FSTATFS, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
 	return e

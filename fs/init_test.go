@@ -13,7 +13,14 @@ import (
 
 func newWindow(t *testing.T) *dax.Manager {
 	t.Helper()
-	m, err := dax.New(dax.Config{Window: 4 * dax.RangeSize, Backing: dax.Direct})
+	return windowOf(t, dax.Config{})
+}
+
+// windowOf is a window for files of whole ranges.
+func windowOf(t *testing.T, c dax.Config) *dax.Manager {
+	t.Helper()
+	c.Window, c.Backing = 4*dax.RangeSize, dax.Direct
+	m, err := dax.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,18 +70,21 @@ func (t *Thread) resolve(dirfd int, name cstr) (*inode, unix.Errno) {
 func (t *Thread) entry(out *fuse.EntryOut, dir, n *inode) int {
 	*out = fuse.EntryOut{NodeId: n.id}
 	setTimeout(&out.EntryValid, &out.EntryValidNsec, t.fs.entryTimeout)
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n))
 	fillAttr(&out.Attr, &t.st)
 	n.tellMode(t.st.Mode)
 	out.Attr.Flags = t.attrFlags(dir, n)
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, out.Attr.Flags))
 	return sizeOf[fuse.EntryOut]()
 }
 
 // attrFlags are the flags of fuse_attr for n, with its attributes in t.st, as
 // seen from dir.
 func (t *Thread) attrFlags(dir, n *inode) uint32 {
-	if n.typ == unix.S_IFREG && t.session.has(fuse.CAP_HAS_INODE_DAX) && t.fs.opts.DAX.Want(uint32(t.st.Mode), t.st.Size) {
-		return fuse.ATTR_DAX
+	if n.typ == unix.S_IFREG {
+		if t.session.has(fuse.CAP_HAS_INODE_DAX) && t.wantDAX(n) {
+			return fuse.ATTR_DAX
+		}
+		return 0
 	}
 	if n.typ == unix.S_IFDIR && t.session.has(fuse.CAP_SUBMOUNTS) && (n.key.mnt != dir.key.mnt || n.key.dev != dir.key.dev) {
 		return fuse.ATTR_SUBMOUNT

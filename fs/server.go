@@ -39,6 +39,8 @@ type FS struct {
 	session atomic.Pointer[session]
 	// noFchmodat2 is set when the host kernel lacks fchmodat2(2).
 	noFchmodat2 atomic.Bool
+	// noFileGetattr is set when the host kernel lacks file_getattr(2).
+	noFileGetattr atomic.Bool
 
 	stats Stats
 	rate  logRate
@@ -97,6 +99,7 @@ func New(opts Options) (*FS, error) {
 		f.Close()
 		return nil, err
 	}
+	f.checkDAXFlag()
 	return f, nil
 }
 
@@ -193,6 +196,7 @@ type Thread struct {
 	ext     extensions
 	st      unix.Statx_t
 	missed  bool // the last name that was resolved was new
+	attr    fileAttr
 	op      *dax.Op
 	bufs    []dax.WindowBuffer
 	extent  guestmem.WindowExtent // t.windowExtent

@@ -120,6 +120,8 @@ var wrongCommandLines = []struct {
 	{args: args("--shared-dir=d --socket-path=s --tag=x --dax-window=1M"), status: 2, says: "power of two", ours: "rust has no window"},
 	{args: args("--shared-dir=d --socket-path=s --tag=x --dax-window=2M --dax-backing=passthrough --readonly"), status: 2, says: "--readonly needs --dax-backing=managed", ours: "rust has no window"},
 	{args: args("--shared-dir=d --socket-path=s --tag=x --dax-window=2M --dax-backing=direct --readonly"), status: 2, says: "--readonly needs --dax-backing=managed", ours: "rust has no window"},
+	{args: args("--shared-dir=d --socket-path=s --dax-files=flag"), status: 2, says: "no effect without --dax-window", ours: "rust has no window"},
+	{args: args("--shared-dir=d --socket-path=s --tag=x --dax-window=2M --dax-files=some"), status: 2, says: `"some" is not one of size, flag`, ours: "rust has no window"},
 	{args: args("--shared-dir=d --socket-path=s --tag=" + strings.Repeat("x", 37)), status: 2, says: "--tag: must have 1 to 36 bytes"},
 	{args: []string{"--shared-dir=d", "--socket-path=s", "--tag=a\nb"}, status: 2, says: "newline", ours: "rust takes it, and Linux guests refuse the device"},
 	{args: args("--shared-dir=d --socket-path=s --thread-pool-size=-1"), status: 2, says: "--thread-pool-size"},

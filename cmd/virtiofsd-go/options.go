@@ -28,6 +28,7 @@ type config struct {
 	daxWindow         size
 	daxBacking        dax.Backing
 	daxMinSize        size
+	daxByFlag         bool
 	daxMemory         size
 	daxMaxRegions     int
 	rlimitNofile      int64 // -1: as high as it goes, 0: unchanged
@@ -170,6 +171,8 @@ func optionTable(c *config) []option {
 			help: "What the window shows: pages that the daemon fills and can take back at any time (managed, and auto), the file's page cache on the host (passthrough, needs Linux 6.9), or the file itself, of which only ranges of 2M that lie wholly inside it can be mapped (direct)."},
 		{name: "dax-min-size", arg: "SIZE", def: "0", value: sizeValue{&c.daxMinSize},
 			help: "Let a guest that leaves the choice to the daemon (no dax mount option, or dax=inode) use the window for files of at least this size."},
+		{name: "dax-files", arg: "size|flag", def: "size", value: oneOf(&c.daxByFlag, pair("size", false), pair("flag", true)),
+			help: "Which files such a guest uses the window for: all that --dax-min-size lets through (size), or of these only the ones with FS_XFLAG_DAX on the host (flag; chattr +x of xfs_io sets it, in the guest too), which a new file inherits from its directory. Asking for the flag costs a system call each time the guest asks for a file's attributes."},
 		{name: "dax-memory", arg: "SIZE", def: "0, no limit", value: sizeValue{&c.daxMemory},
 			help: "Take pages back from the window when more than this many bytes of it are resident. Only with --dax-backing=managed."},
 		{name: "dax-max-regions", arg: "N", def: fmt.Sprint(dax.DefaultMaxRegions), value: number(&c.daxMaxRegions, 32, 1<<20),
@@ -262,8 +265,8 @@ func (c *config) check() error {
 		return usageError("--dax-window needs --tag: the QEMU device that has a window reads its configuration from the daemon")
 	case c.daxWindow != 0 && c.fs.ReadOnly && c.daxBacking != dax.Managed:
 		return usageError("--readonly needs --dax-backing=managed: QEMU makes every mapping writable, so with passthrough or direct a guest could change the files")
-	case c.daxWindow == 0 && (c.daxMemory != 0 || c.daxMinSize != 0):
-		return usageError("--dax-memory and --dax-min-size have no effect without --dax-window")
+	case c.daxWindow == 0 && (c.daxMemory != 0 || c.daxMinSize != 0 || c.daxByFlag):
+		return usageError("--dax-memory, --dax-min-size and --dax-files=flag have no effect without --dax-window")
 	}
 	if c.fs.Cache == fs.CacheNever {
 		c.fs.ReaddirPlus = false

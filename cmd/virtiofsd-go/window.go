@@ -46,7 +46,7 @@ func startWindow(c *config, log *slog.Logger) (*daxWindow, error) {
 	if c.daxWindow == 0 {
 		return nil, nil
 	}
-	owner, err := dax.New(dax.Config{Window: uint64(c.daxWindow), Backing: c.daxBacking, MinSize: uint64(c.daxMinSize),
+	owner, err := dax.New(dax.Config{Window: uint64(c.daxWindow), Backing: c.daxBacking, MinSize: uint64(c.daxMinSize), ByFlag: c.daxByFlag,
 		Memory: uint64(c.daxMemory), MaxRegions: c.daxMaxRegions, Log: log})
 	if err != nil {
 		return nil, err
