@@ -381,7 +381,8 @@ func (m *Manager) Sync(op *Op, ino *Inode) error {
 }
 
 // WriteBack is Sync without taking the error: SETATTR calls it before it sets
-// times, which writeback at a later time would set again.
+// times, which writeback at a later time would set again, and LSEEK, to which
+// what is not written back is a hole.
 func (m *Manager) WriteBack(op *Op, ino *Inode) error {
 	if m == nil || !ino.Mapped() {
 		return nil

@@ -199,13 +199,22 @@ func (t *Thread) lseek() (int, unix.Errno) {
 		return 0, never
 	}
 	in := overlay[fuse.LseekIn](t.in)
-	_, f, e := t.openFile(in.Fh)
+	n, f, e := t.openFile(in.Fh)
 	if e != 0 {
 		return 0, e
 	}
 	defer f.drop()
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return 0, unix.EINVAL
+	}
+	if n.dax.Mapped() {
+		if !t.mayBlock {
+			return t.again()
+		}
+		// What the guest has stored through the window is a hole of the file until it is written back.
+		if e := errnoOf(t.fs.opts.DAX.WriteBack(t.op, &n.dax)); e != 0 {
+			return 0, e
+		}
 	}
 	off, err := unix.Seek(f.fd, int64(in.Offset), int(in.Whence))
 	if err != nil {
