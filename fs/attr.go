@@ -247,14 +247,18 @@ func (t *Thread) truncate(n *inode, in *fuse.SetAttrIn) unix.Errno {
 		}
 		defer unix.Close(fd)
 	}
-	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 && t.killPriv(n, true, false) {
-		defer t.restorePriv()
+	who := callerHasFsetid
+	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+		who = callerLacksFsetid
 	}
-	if e := errnoOf(t.op.BeginTruncate(&n.dax, in.Size)); e != 0 {
-		return e
-	}
-	defer t.op.End()
-	return errnoOf(unix.Ftruncate(fd, int64(in.Size)))
+	_, e := t.changeAs(who, n, false, func() (int, unix.Errno) {
+		if e := errnoOf(t.op.BeginTruncate(&n.dax, in.Size)); e != 0 {
+			return 0, e
+		}
+		defer t.op.End()
+		return 0, errnoOf(unix.Ftruncate(fd, int64(in.Size)))
+	})
+	return e
 }
 
 func (t *Thread) utimens(fd int, in *fuse.SetAttrIn) unix.Errno {

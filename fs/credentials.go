@@ -22,6 +22,7 @@ type credentials struct {
 	privileged bool // may take other users' identities
 	uid, gid   uint32
 	caps       [2]unix.CapUserData // of the thread as it started
+	lowered    bool                // dropFsetid has to be undone
 	joined     bool                // joinGroup has to be undone
 }
 
@@ -134,19 +135,24 @@ func (c *credentials) restore(id *identity) bool {
 func (c *credentials) dropFsetid() {
 	caps := c.caps
 	caps[0].Effective &^= 1 << capFsetid
+	c.lowered = true
 	setCaps(&caps)
 }
 
 // joinGroup makes gid the group that the thread has to the file system.
 func (c *credentials) joinGroup(gid uint32) {
+	c.joined = c.joined || gid != c.gid
 	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(gid), 0, 0)
-	c.joined = gid != c.gid
 }
 
 // restoreCaps undoes dropFsetid and joinGroup.
 func (c *credentials) restoreCaps() bool {
 	if c.joined {
-		c.joinGroup(c.gid)
+		unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.gid), 0, 0)
+		c.joined = false
 	}
-	return setCaps(&c.caps) == 0
+	if c.lowered {
+		c.lowered = setCaps(&c.caps) != 0
+	}
+	return !c.lowered
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 )
 
 // read serves FUSE_READ: from the file to the guest's pages, without a copy. On
@@ -149,18 +151,27 @@ func (t *Thread) write() (int, unix.Errno) {
 		// Another guest or the host may have moved the end of the file.
 		flags = unix.RWF_APPEND
 	}
-	if in.WriteFlags&writeKillSuidgid != 0 && t.killPriv(n, true, t.looksBeforeWrite(n)) {
-		defer t.restorePriv()
+	who := callerHasFsetid
+	if in.WriteFlags&writeKillSuidgid != 0 {
+		who = callerLacksFsetid
 	}
+	return t.changeAs(who, n, t.looksBeforeWrite(n), func() (int, unix.Errno) {
+		return t.writeData(n, f, in, bufs, flags)
+	})
+}
+
+// writeData writes what a WRITE holds and answers it.
+func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.WindowBuffer, flags int) (int, unix.Errno) {
 	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {
 		return 0, e
 	}
 	defer t.op.End()
-	done := 0
 	if len(bufs) > 0 {
-		done, e = t.writeCopied(f, int(in.Size), int64(in.Offset), flags)
+		done, e := t.writeCopied(f, int(in.Size), int64(in.Offset), flags)
 		return t.writeReply(in, done, e)
 	}
+	var e unix.Errno
+	done := 0
 	for done < int(in.Size) {
 		put, err := t.req.WriteTo(f.fd, int64(in.Offset)+int64(done), int(in.Size)-done, flags)
 		if e = errnoOf(err); e == unix.EINTR {
@@ -237,15 +248,14 @@ func (t *Thread) fallocate() (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
-	if t.killPrivUnsaid(n) {
-		defer t.restorePriv()
-	}
-	for {
-		e := errnoOf(unix.Fallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length)))
-		if e != unix.EINTR {
-			return 0, e
+	return t.changeAs(callerUnsaid, n, false, func() (int, unix.Errno) {
+		for {
+			e := errnoOf(unix.Fallocate(f.fd, in.Mode, int64(in.Offset), int64(in.Length)))
+			if e != unix.EINTR {
+				return 0, e
+			}
 		}
-	}
+	})
 }
 
 // copyFileRange serves FUSE_COPY_FILE_RANGE, whose reply counts in 32 bits.
@@ -300,14 +310,13 @@ func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
 		return 0, e
 	}
 	defer t.op.End()
-	if t.killPrivUnsaid(to) {
-		defer t.restorePriv()
-	}
-	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
-	for {
-		n, err := unix.CopyFileRange(src.fd, &offIn, dst.fd, &offOut, int(length), 0)
-		if e := errnoOf(err); e != unix.EINTR {
-			return n, e
+	return t.changeAs(callerUnsaid, to, false, func() (int, unix.Errno) {
+		offIn, offOut := int64(in.OffIn), int64(in.OffOut)
+		for {
+			n, err := unix.CopyFileRange(src.fd, &offIn, dst.fd, &offOut, int(length), 0)
+			if e := errnoOf(err); e != unix.EINTR {
+				return n, e
+			}
 		}
-	}
+	})
 }

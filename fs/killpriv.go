@@ -59,16 +59,37 @@ func (t *Thread) setid(n *inode) bool {
 	return n.typ == unix.S_IFREG && t.stat(n, unix.STATX_MODE|unix.STATX_GID) == 0 && t.st.Mode&setidBits != 0
 }
 
+// caller is what a request that changes data says of its caller.
+type caller uint8
+
+const (
+	callerHasFsetid caller = iota
+	callerLacksFsetid
+	callerUnsaid // whether or not
+)
+
+// changeAs runs change, which changes the data of n, with the thread readied for
+// it by killPriv. However change ends, or killPriv, the thread has its
+// capabilities and its group again after it.
+func (t *Thread) changeAs(c caller, n *inode, looks bool, change func() (int, unix.Errno)) (int, unix.Errno) {
+	if c == callerHasFsetid || c == callerUnsaid && !t.mayLackFsetid(n) {
+		return change()
+	}
+	defer t.restorePriv()
+	t.killPriv(n, c == callerLacksFsetid, looks)
+	return change()
+}
+
 // killPriv readies the thread for changing the data of n on behalf of a caller
 // without CAP_FSETID: the host then clears the set-id bits as for such a caller.
 // said says that the request speaks of it, looks that the guest has looked by
-// itself before. If killPriv returns true restorePriv must follow the change.
-func (t *Thread) killPriv(n *inode, said, looks bool) bool {
+// itself before. Only changeAs calls it.
+func (t *Thread) killPriv(n *inode, said, looks bool) {
 	saved := t.st
 	defer func() { t.st = saved }()
 	announced := t.announced(n)
 	if !t.setid(n) {
-		return false
+		return
 	}
 	gone := uint32(0)
 	switch {
@@ -90,7 +111,6 @@ func (t *Thread) killPriv(n *inode, said, looks bool) bool {
 		t.clearMode(n, gone)
 	}
 	t.cred.dropFsetid()
-	return true
 }
 
 // setgidStays decides on the set-group-ID bit of a file without group execution,
@@ -110,9 +130,9 @@ func (t *Thread) setgidStays(n *inode, said, looks, announced bool) bool {
 	return said && t.hdr.Uid == invalidUID
 }
 
-// killPrivUnsaid is killPriv for a request that does not say whether the caller
-// has CAP_FSETID.
-func (t *Thread) killPrivUnsaid(n *inode) bool {
+// mayLackFsetid says whether the caller of a request that changes the data of n and
+// does not say so may lack CAP_FSETID.
+func (t *Thread) mayLackFsetid(n *inode) bool {
 	if t.hdr.Uid == 0 || !t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
 		return false
 	}
@@ -124,7 +144,7 @@ func (t *Thread) killPrivUnsaid(n *inode) bool {
 			return false
 		}
 	}
-	return t.killPriv(n, false, false)
+	return true
 }
 
 // announcePriv serves a SETATTR that sets nothing.
@@ -172,7 +192,7 @@ func (t *Thread) clearMode(n *inode, bits uint32) {
 	_ = t.chmod(n, fd, uint32(t.st.Mode)&0o7777&^bits)
 }
 
-// restorePriv ends killPriv and dropFsetid.
+// restorePriv ends killPriv, dropFsetid and joinGroup, as far as they have come.
 func (t *Thread) restorePriv() {
 	if !t.cred.restoreCaps() {
 		t.unfit = true

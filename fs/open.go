@@ -37,21 +37,25 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 	if e := t.fs.budget.reserveFile(); e != 0 {
 		return 0, 0, e
 	}
-	if killPriv && flags&unix.O_TRUNC != 0 && t.killPriv(n, true, false) {
-		defer t.restorePriv()
+	who := callerHasFsetid
+	if killPriv && flags&unix.O_TRUNC != 0 {
+		who = callerLacksFsetid
 	}
-	fd, e := t.openAsAsked(n, flags)
-	if e == unix.EPERM && flags&unix.O_NOATIME != 0 && !t.fs.opts.PreserveNoatime {
-		// The guest's kernel has let the caller have it, but the host's lets
-		// only the owner and the privileged.
-		flags &^= unix.O_NOATIME
-		fd, e = t.openAsAsked(n, flags)
-	}
-	if e == unix.EPERM && asked&unix.O_APPEND != 0 {
-		// An append-only inode takes no other writer; all its writes append.
-		flags |= unix.O_APPEND
-		fd, e = t.openAsAsked(n, flags)
-	}
+	fd, e := t.changeAs(who, n, false, func() (int, unix.Errno) {
+		fd, e := t.openAsAsked(n, flags)
+		if e == unix.EPERM && flags&unix.O_NOATIME != 0 && !t.fs.opts.PreserveNoatime {
+			// The guest's kernel has let the caller have it, but the host's lets
+			// only the owner and the privileged.
+			flags &^= unix.O_NOATIME
+			fd, e = t.openAsAsked(n, flags)
+		}
+		if e == unix.EPERM && asked&unix.O_APPEND != 0 {
+			// An append-only inode takes no other writer; all its writes append.
+			flags |= unix.O_APPEND
+			fd, e = t.openAsAsked(n, flags)
+		}
+		return fd, e
+	})
 	if e != 0 {
 		t.fs.budget.release()
 		return 0, 0, e

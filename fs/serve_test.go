@@ -543,6 +543,7 @@ func TestHotOperationsDoNotAllocate(t *testing.T) {
 		{"LOOKUP", opLookup, rootID, le("f")},
 		{"READ", opRead, node, le(fh, uint64(0), uint32(4096), [5]uint32{})},
 		{"WRITE", opWrite, node, le(fh, uint64(0), uint32(4096), [5]uint32{}, make([]byte, 4096))},
+		{"WRITE without CAP_FSETID", opWrite, node, le(fh, uint64(0), uint32(4096), uint32(writeKillSuidgid), [4]uint32{}, make([]byte, 4096))},
 		{"STATFS", opStatfs, node, nil},
 		{"GETXATTR", opGetxattr, node, le(uint32(100), uint32(0), "user.a")},
 		{"FLUSH", opFlush, node, le(fh, [2]uint64{})},

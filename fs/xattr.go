@@ -69,8 +69,8 @@ func (t *Thread) setxattr() (int, unix.Errno) {
 	}
 	defer n.drop()
 	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		t.cred.dropFsetid()
 		defer t.restorePriv()
+		t.cred.dropFsetid()
 		if own := t.cred.gid; t.stat(n, unix.STATX_GID) == 0 && t.st.Gid == own {
 			// The guest has found that its caller is not in the file's
 			// group, so the thread must not be either.
