@@ -75,7 +75,8 @@ func (s *suite) stressNG(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			run(t, s.vm, 2*time.Minute, fmt.Sprintf(
+			// link and symlink remove thousands of names in the end that they have not made.
+			run(t, s.vm, 5*time.Minute, fmt.Sprintf(
 				"mkdir -p /mnt/%[1]s && stress-ng --%[1]s 2 --timeout %[2]ds --temp-path /mnt/%[1]s --verify --oomable --no-rand-seed 2>&1; status=$?; rm -rf /mnt/%[1]s; "+settle+"; exit $status",
 				name, s.size(1, 1, 3)))
 		})
