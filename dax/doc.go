@@ -28,7 +28,7 @@
 //
 // # Exclusion
 //
-// Taking the pages away from under the guest's faults (exclude in manager.go):
+// Taking the pages away from under the guest's faults (exclude in manager.go, freeze.go in the server):
 // a fault holds its pages locked in the host's kernel before we hear of it, and
 // the invalidation waits for these. So faults are served, and noted, while pages
 // are being invalidated; when a pass of invalidation met none, faults of those

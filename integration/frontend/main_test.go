@@ -33,6 +33,15 @@ func ours(t *testing.T) {
 	}
 }
 
+// ownWindow skips what needs the window of this project's daemon.
+func ownWindow(t *testing.T) {
+	t.Helper()
+	ours(t)
+	if os.Geteuid() != 0 {
+		t.Skip("the backing mount needs root")
+	}
+}
+
 // formats are the rings whose life cycles differ.
 var formats = []struct {
 	name   string

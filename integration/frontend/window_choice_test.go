@@ -2,7 +2,6 @@ package frontend_test
 
 import (
 	"encoding/binary"
-	"os"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,10 +16,7 @@ import (
 //
 // To see it fail: in package main, don't pass the option on to the window's owner.
 func TestDaemonChoosesFilesByTheirFlag(t *testing.T) {
-	ours(t)
-	if os.Geteuid() != 0 {
-		t.Skip("the backing mount needs root")
-	}
+	ownWindow(t)
 	const getXflags, setXflags, daxXflag = 0x801c581f, 0x401c5820, 0x8000 // FS_IOC_FS[GS]ETXATTR, FS_XFLAG_DAX
 	dir := t.TempDir()
 	d := daemontest.Start(t, dir, "--tag=test", "--dax-window=64M", "--dax-files=flag")

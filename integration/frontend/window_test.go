@@ -30,10 +30,7 @@ var backings = []string{"managed", "passthrough"}
 // window boots a guest with a DAX window.
 func window(t *testing.T, dir, backing string, size int, fo frontend.Options) (*frontend.Daemon, *fuseclient.Client) {
 	t.Helper()
-	ours(t)
-	if os.Geteuid() != 0 {
-		t.Skip("the backing mount needs root")
-	}
+	ownWindow(t)
 	d := daemontest.Start(t, dir, "--tag=test", fmt.Sprintf("--dax-window=%dM", size), "--dax-backing="+backing)
 	fo.Device = frontend.GenericDevice
 	c := daemontest.Mount(t, d, fo, fuseclient.Options{Offer: daxFlags})
@@ -394,10 +391,7 @@ func TestMemoryRegionsStayBelowQemusLimit(t *testing.T) {
 
 // TestRegionsOfOtherDevicesCount has other devices of the VM take memory regions, and give them back.
 func TestRegionsOfOtherDevicesCount(t *testing.T) {
-	ours(t)
-	if os.Geteuid() != 0 {
-		t.Skip("the backing mount needs root")
-	}
+	ownWindow(t)
 	const limit, ranges = 32, 8
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(ranges*rangeSize, 1), 0o600))

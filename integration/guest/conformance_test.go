@@ -27,14 +27,14 @@ type mode struct {
 	packed, dax bool
 	noMaps      bool // the guest's kernel refuses to map a file shared
 	noHoles     bool // the guest takes all of a file for data
-	noHandles   bool // the guest's file handles are good as long as somebody uses the inode
+	noNames     bool // the guest keeps no names: it looks up each again, and its file handles end with the inode's use
 }
 
 var modes = []mode{
 	{name: "default"},
 	{name: "packed", packed: true},
 	{name: "writeback", options: []string{"--cache=always", "--writeback"}, noHoles: true},
-	{name: "cache-never", options: []string{"--cache=never"}, noMaps: true, noHandles: true},
+	{name: "cache-never", options: []string{"--cache=never"}, noMaps: true, noNames: true},
 	{name: "dax", options: []string{"--dax-window=64M"}, dax: true},
 }
 

@@ -12,7 +12,7 @@ func (s *suite) overlay(t *testing.T) {
 	// What an overlay does with names of user attributes it can't do with copies of metadata only, and follows no
 	// redirections: Linux refuses the combination.
 	all := "redirect_dir=on,metacopy=on"
-	if !s.noHandles {
+	if !s.noNames {
 		all += ",index=on"
 	}
 	bits := ""
