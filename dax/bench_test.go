@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var benchThreads = []int{1, 2, 4}
@@ -108,16 +110,30 @@ func BenchmarkFault(b *testing.B) {
 	}
 }
 
-// BenchmarkRead is the guest reading everything once, in order, after reclaim.
+// BenchmarkRead is the guest reading everything once, in order, after reclaim, by whether the host has it in its page cache.
 func BenchmarkRead(b *testing.B) {
 	const ranges = 64
-	m := testManager(b, Config{Window: ranges * RangeSize})
-	fillWindow(b, m, ranges)
-	g := startGuest(b, m)
-	b.SetBytes(ranges * RangeSize)
-	for b.Loop() {
-		m.Reclaim(0)
-		g.do(guestCall{Op: "touch", Len: ranges * RangeSize, Seed: 4096})
+	for _, cold := range []bool{false, true} {
+		b.Run(fmt.Sprintf("cold=%v", cold), func(b *testing.B) {
+			m := testManager(b, Config{Window: ranges * RangeSize})
+			_, f := fillWindow(b, m, ranges)
+			if err := f.Sync(); err != nil {
+				b.Fatal(err)
+			}
+			g := startGuest(b, m)
+			b.SetBytes(ranges * RangeSize)
+			for b.Loop() {
+				m.Reclaim(0)
+				if cold {
+					b.StopTimer()
+					if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+						b.Fatal(err)
+					}
+					b.StartTimer()
+				}
+				g.do(guestCall{Op: "touch", Len: ranges * RangeSize, Seed: 4096})
+			}
+		})
 	}
 }
 

@@ -61,7 +61,7 @@
 //	    links               one call of the server each
 //
 // In the server's process: server.mu, budget.mu and realFile.size, none taken
-// under another but size before mu; a file's registration.mu comes last.
+// under another but size before mu; a file's registration.mu and dense.mu come last.
 //
 // A lock of an inode met out of order is only tried; if that fails all mmap locks
 // are dropped, taken in order, and the pages looked for again ([Op.BeginWrite]).
@@ -79,6 +79,7 @@
 //	the budget holds                     TestResidentStaysUnderBudget, TestFaultsWaitForTheEngine
 //	a pause is not noticed               TestPauseHoldsSetups
 //	reclaim loses nothing                TestReclaimUnderRewrite
+//	faults make no data of holes         TestFaultsMakeNoData
 //
 // The tests need root and /dev/fuse, and say so if they have not. Each has a
 // watchdog that ends the mount rather than hang.

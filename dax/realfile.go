@@ -26,6 +26,7 @@ type realFile struct {
 	*writeback
 
 	buffered atomic.Bool // RWF_DONTCACHE is refused here
+	dense    dense
 
 	// registration is the kernel's, for passthrough.
 	registration struct {
@@ -80,6 +81,7 @@ func (f *realFile) readFull(b []byte, off uint64) error {
 }
 
 func (f *realFile) readOnce(b []byte, off int64) (int, error) {
+	f.dense.look(f.fd, off, off+int64(len(b)))
 	if !f.buffered.Load() {
 		iov := [1][]byte{b}
 		n, err := unix.Preadv2(f.fd, iov[:], off, rwfDontCache)
