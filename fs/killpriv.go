@@ -158,11 +158,20 @@ func (t *Thread) announcePriv(n *inode) {
 	case t.isDAX(n):
 		// The write that follows goes through the window.
 		if t.setid(n) {
-			t.clearMode(n, setidBits)
+			t.clearMode(n, announcedBits(uint32(t.st.Mode)))
 		}
 	default:
 		n.announced.Store(t.hdr.Pid + 1)
 	}
+}
+
+// announcedBits are the bits of mode that a guest which announces a change of the
+// data surely means: with set-user-ID it may be that bit alone.
+func announcedBits(mode uint32) uint32 {
+	if mode&privBits == unix.S_ISUID|unix.S_ISGID {
+		return unix.S_ISUID
+	}
+	return mode & setidBits
 }
 
 // announced says, once, whether the request's thread has announced it.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/dax"
 )
 
 // What a guest's kernel sends for one call that changes a file's data is in integration/behaviour, where the rest of what
@@ -129,6 +131,33 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 				t.Errorf("mode %04o, want %04o", got, c.want)
 			}
 		})
+	}
+}
+
+// A store through the window sends nothing but the announcement.
+func TestAStoreThroughTheWindowTakesTheBitsThatItSurelyMeans(t *testing.T) {
+	dir := t.TempDir()
+	g := newGuestRaw(t, Options{SharedDir: dir, KillprivV2: On, DAX: windowOf(t, dax.Config{}), WindowOffset: func(uint64) (uint64, bool) { return 0, false }})
+	g.mustInit(guestFlags | fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HANDLE_KILLPRIV_V2)
+	node, _ := g.create(rootID, "f", unix.O_RDWR, 0o666)
+	g.uid, g.gid = invalidUID, invalidUID
+	for _, c := range []struct{ is, want uint32 }{
+		{0o6777, 0o777}, {0o2777, 0o777}, {0o4777, 0o777}, {0o4666, 0o666}, {0o6676, 0o676},
+		{0o6666, 0o2666}, // by one of the file's group, it may be
+		{0o2666, 0o666},  // by nobody of the group, who would not be announced
+	} {
+		if err := unix.Chmod(filepath.Join(dir, "f"), c.is); err != nil {
+			t.Fatal(err)
+		}
+		_, e := g.setattr(node, 0)
+		g.must("SETATTR of nothing", e)
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, "f"), &st); err != nil {
+			t.Fatal(err)
+		}
+		if got := st.Mode & 0o7777; got != c.want {
+			t.Errorf("mode %04o became %04o, want %04o", c.is, got, c.want)
+		}
 	}
 }
 
