@@ -23,8 +23,9 @@ import (
 //
 // Such a SETATTR is taken for an announcement of the thread's next request and
 // takes nothing itself: anybody can have it sent, by a chown(2) that names no id.
-// For a file in the window, where no request follows, it does take the bits, which
-// is one reason why FUSE_HANDLE_KILLPRIV_V2 has to be asked for with a window.
+// For a file in the window, where no request need follow, it does take the bits
+// that it surely means, which is one reason why FUSE_HANDLE_KILLPRIV_V2 has to be
+// asked for with a window.
 // Where that does not tell whether a set-group-ID bit without group execution,
 // by which nobody gains anything, has to go, requests that speak of the bits
 // leave it, as the protocol says of them, and the others take it.
@@ -156,9 +157,10 @@ func (t *Thread) announcePriv(n *inode) {
 			t.clearMode(n, unix.S_ISGID)
 		}
 	case t.isDAX(n):
-		// The write that follows goes through the window.
+		// What follows may be a write through the window, or a request.
 		if t.setid(n) {
 			t.clearMode(n, announcedBits(uint32(t.st.Mode)))
+			n.announced.Store(t.hdr.Pid + 1)
 		}
 	default:
 		n.announced.Store(t.hdr.Pid + 1)

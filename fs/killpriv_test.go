@@ -134,29 +134,40 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 	}
 }
 
-// A store through the window sends nothing but the announcement.
+// A store through the window sends nothing but the announcement, an allocation a request after it.
 func TestAStoreThroughTheWindowTakesTheBitsThatItSurelyMeans(t *testing.T) {
 	dir := t.TempDir()
 	g := newGuestRaw(t, Options{SharedDir: dir, KillprivV2: On, DAX: windowOf(t, dax.Config{}), WindowOffset: func(uint64) (uint64, bool) { return 0, false }})
 	g.mustInit(guestFlags | fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HANDLE_KILLPRIV_V2)
-	node, _ := g.create(rootID, "f", unix.O_RDWR, 0o666)
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o666)
 	g.uid, g.gid = invalidUID, invalidUID
-	for _, c := range []struct{ is, want uint32 }{
-		{0o6777, 0o777}, {0o2777, 0o777}, {0o4777, 0o777}, {0o4666, 0o666}, {0o6676, 0o676},
-		{0o6666, 0o2666}, // by one of the file's group, it may be
-		{0o2666, 0o666},  // by nobody of the group, who would not be announced
+	for _, c := range []struct {
+		is       uint32
+		allocate bool
+		want     uint32
+	}{
+		{0o6777, false, 0o777}, {0o2777, false, 0o777}, {0o4777, false, 0o777}, {0o4666, false, 0o666}, {0o6676, false, 0o676},
+		{0o6666, false, 0o2666}, // by one of the file's group, it may be
+		{0o6666, true, 0o666},
+		{0o2666, false, 0o666}, // by nobody of the group, who would not be announced
+		{0o2666, true, 0o666},
+		{0o6777, true, 0o777},
 	} {
 		if err := unix.Chmod(filepath.Join(dir, "f"), c.is); err != nil {
 			t.Fatal(err)
 		}
 		_, e := g.setattr(node, 0)
 		g.must("SETATTR of nothing", e)
+		if c.allocate {
+			_, e := g.call(opFallocate, node, le(fh, uint64(0), uint64(4096), uint32(0), uint32(0)))
+			g.must("FALLOCATE", e)
+		}
 		var st unix.Stat_t
 		if err := unix.Stat(filepath.Join(dir, "f"), &st); err != nil {
 			t.Fatal(err)
 		}
 		if got := st.Mode & 0o7777; got != c.want {
-			t.Errorf("mode %04o became %04o, want %04o", c.is, got, c.want)
+			t.Errorf("mode %04o became %04o, want %04o (allocated: %v)", c.is, got, c.want, c.allocate)
 		}
 	}
 }
