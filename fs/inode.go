@@ -48,7 +48,7 @@ type inode struct {
 	// openHandles counts the open files of this inode.
 	openHandles atomic.Int32
 	// announced is the thread of the guest, plus 1, whose next request takes
-	// set-id bits, see killPriv.
+	// set-id bits, see killPriv, and announcedSuid or not.
 	announced atomic.Uint32
 }
 

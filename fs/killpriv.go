@@ -88,14 +88,14 @@ func (t *Thread) changeAs(c caller, n *inode, looks bool, change func() (int, un
 func (t *Thread) killPriv(n *inode, said, looks bool) {
 	saved := t.st
 	defer func() { t.st = saved }()
-	announced := t.announced(n)
+	announced, suid := t.announced(n)
 	if !t.setid(n) {
 		return
 	}
 	gone := uint32(0)
 	switch {
 	case t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID:
-	case t.setgidStays(n, said, looks, announced):
+	case t.setgidStays(n, said, looks, announced, suid || t.st.Mode&unix.S_ISUID != 0):
 		t.cred.joinGroup(t.st.Gid)
 	default:
 		gone = unix.S_ISGID
@@ -115,8 +115,9 @@ func (t *Thread) killPriv(n *inode, said, looks bool) {
 }
 
 // setgidStays decides on the set-group-ID bit of a file without group execution,
-// whose mode is in t.st, when its data changes.
-func (t *Thread) setgidStays(n *inode, said, looks, announced bool) bool {
+// whose mode is in t.st, when its data changes. suid says that what was announced
+// may have been the other bit.
+func (t *Thread) setgidStays(n *inode, said, looks, announced, suid bool) bool {
 	if t.hdr.Gid == t.st.Gid {
 		return true
 	}
@@ -124,8 +125,8 @@ func (t *Thread) setgidStays(n *inode, said, looks, announced bool) bool {
 		if !announced {
 			return true
 		}
-		if t.st.Mode&unix.S_ISUID == 0 {
-			return false // no other bit can have been announced
+		if !suid {
+			return false
 		}
 	}
 	return said && t.hdr.Uid == invalidUID
@@ -137,7 +138,7 @@ func (t *Thread) mayLackFsetid(n *inode) bool {
 	if t.hdr.Uid == 0 || !t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
 		return false
 	}
-	if t.session.minor >= protoMinorLooks && n.announced.Load() != t.hdr.Pid+1 {
+	if t.session.minor >= protoMinorLooks && n.announced.Load()&^announcedSuid != t.announcer() {
 		saved := t.st
 		nothing := !t.setid(n) || t.looked(n)
 		t.st = saved
@@ -159,11 +160,16 @@ func (t *Thread) announcePriv(n *inode) {
 	case t.isDAX(n):
 		// What follows may be a write through the window, or a request.
 		if t.setid(n) {
-			t.clearMode(n, announcedBits(uint32(t.st.Mode)))
-			n.announced.Store(t.hdr.Pid + 1)
+			bits := announcedBits(uint32(t.st.Mode))
+			t.clearMode(n, bits)
+			by := t.announcer()
+			if bits&unix.S_ISUID != 0 {
+				by |= announcedSuid
+			}
+			n.announced.Store(by)
 		}
 	default:
-		n.announced.Store(t.hdr.Pid + 1)
+		n.announced.Store(t.announcer())
 	}
 }
 
@@ -176,9 +182,21 @@ func announcedBits(mode uint32) uint32 {
 	return mode & setidBits
 }
 
-// announced says, once, whether the request's thread has announced it.
-func (t *Thread) announced(n *inode) bool {
-	return n.announced.Load() == t.hdr.Pid+1 && n.announced.CompareAndSwap(t.hdr.Pid+1, 0)
+// announcedSuid is in an announcement with which set-user-ID was taken at once.
+const announcedSuid = 1 << 31
+
+// announcer is the request's thread as an announcement has it, which leaves out
+// what no thread of Linux has in its number.
+func (t *Thread) announcer() uint32 { return (t.hdr.Pid + 1) &^ announcedSuid }
+
+// announced says, once, whether the request's thread has announced it, and
+// whether set-user-ID was taken then.
+func (t *Thread) announced(n *inode) (announced, suid bool) {
+	v := n.announced.Load()
+	if v == 0 || v&^announcedSuid != t.announcer() || !n.announced.CompareAndSwap(v, 0) {
+		return false, false
+	}
+	return true, v&announcedSuid != 0
 }
 
 // killSetgidAtChown takes from n, about to get another owner or group, the bit

@@ -134,40 +134,46 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 	}
 }
 
-// A store through the window sends nothing but the announcement, an allocation a request after it.
-func TestAStoreThroughTheWindowTakesTheBitsThatItSurelyMeans(t *testing.T) {
+// A store through the window sends nothing but the announcement; an allocation, and a write past the end, a request after it.
+func TestWithAWindowAnAnnouncementTakesTheBitsThatItSurelyMeans(t *testing.T) {
 	dir := t.TempDir()
 	g := newGuestRaw(t, Options{SharedDir: dir, KillprivV2: On, DAX: windowOf(t, dax.Config{}), WindowOffset: func(uint64) (uint64, bool) { return 0, false }})
 	g.mustInit(guestFlags | fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HANDLE_KILLPRIV_V2)
 	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o666)
 	g.uid, g.gid = invalidUID, invalidUID
-	for _, c := range []struct {
-		is       uint32
-		allocate bool
-		want     uint32
+	store := func() unix.Errno { return 0 }
+	allocate := func() unix.Errno {
+		_, e := g.call(opFallocate, node, le(fh, uint64(0), uint64(4096), uint32(0), uint32(0)))
+		return e
+	}
+	write := func() unix.Errno {
+		_, e := g.call(opWrite, node, le(fh, uint64(0), uint32(1), uint32(writeKillSuidgid), uint64(0), uint32(0), uint32(0), []byte("x")))
+		return e
+	}
+	for i, c := range []struct {
+		is     uint32
+		change func() unix.Errno
+		want   uint32
 	}{
-		{0o6777, false, 0o777}, {0o2777, false, 0o777}, {0o4777, false, 0o777}, {0o4666, false, 0o666}, {0o6676, false, 0o676},
-		{0o6666, false, 0o2666}, // by one of the file's group, it may be
-		{0o6666, true, 0o666},
-		{0o2666, false, 0o666}, // by nobody of the group, who would not be announced
-		{0o2666, true, 0o666},
-		{0o6777, true, 0o777},
+		{0o6777, store, 0o777}, {0o2777, store, 0o777}, {0o4777, store, 0o777}, {0o4666, store, 0o666}, {0o6676, store, 0o676},
+		{0o6777, allocate, 0o777}, {0o6777, write, 0o777},
+		{0o2666, store, 0o666}, {0o2666, allocate, 0o666}, {0o2666, write, 0o666}, // one of the group announces nothing
+		{0o6666, store, 0o2666}, // one of the group announces that too
+		{0o6666, allocate, 0o666},
+		{0o6666, write, 0o2666},
 	} {
 		if err := unix.Chmod(filepath.Join(dir, "f"), c.is); err != nil {
 			t.Fatal(err)
 		}
 		_, e := g.setattr(node, 0)
 		g.must("SETATTR of nothing", e)
-		if c.allocate {
-			_, e := g.call(opFallocate, node, le(fh, uint64(0), uint64(4096), uint32(0), uint32(0)))
-			g.must("FALLOCATE", e)
-		}
+		g.must("change", c.change())
 		var st unix.Stat_t
 		if err := unix.Stat(filepath.Join(dir, "f"), &st); err != nil {
 			t.Fatal(err)
 		}
 		if got := st.Mode & 0o7777; got != c.want {
-			t.Errorf("mode %04o became %04o, want %04o (allocated: %v)", c.is, got, c.want, c.allocate)
+			t.Errorf("change %d: mode %04o became %04o, want %04o", i, c.is, got, c.want)
 		}
 	}
 }
