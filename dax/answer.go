@@ -99,6 +99,11 @@ func (s *server) call(m *message) error {
 			delete(s.lost, mnt)
 		}
 		return nil
+	case opExact:
+		if f := s.files[m.file]; f != nil && !f.exact {
+			return f.beExact()
+		}
+		return nil
 	case opExport:
 		f, err := s.file(m)
 		if err != nil {
@@ -153,6 +158,11 @@ func (s *server) file(m *message) (*realFile, error) {
 	m.fd = -1
 	if old != nil {
 		f.writeback = old.writeback
+		if old.exact {
+			if err := f.beExact(); err != nil {
+				return nil, err
+			}
+		}
 		for i := range s.bindings {
 			if s.bindings[i].file == old {
 				s.bindings[i].file = f

@@ -2,20 +2,22 @@ package dax
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// dense is what is known of where a file has no holes. The host reads ahead of
-// the server's reads, and pages of its cache that lie in a preallocated piece of
-// a file are data to SEEK_DATA (mapping_seek_hole_data), and stay when those that
-// were asked for are dropped. So from the first read with a hole in reach on it is
-// told to read no further.
+// dense is what is known of where a file that the window shows has no holes. The
+// host reads ahead of the server's reads, and pages of its cache that lie in a
+// preallocated piece of a file are data to SEEK_DATA (mapping_seek_hole_data), and
+// stay when those that were asked for are dropped. So from the first range with a
+// hole in reach on the server reads no further than it is asked to.
+//
+// The daemon looks, and when a range is set up: to look takes a lock of the inode
+// in the host's kernel (ext4_llseek, for one) which a read that waits for a fault
+// may hold.
 type dense struct {
-	exact atomic.Bool
-
 	mu         sync.Mutex
+	exact      bool
 	start, end int64 // no hole in here when it was looked at
 }
 
@@ -23,28 +25,49 @@ type dense struct {
 // largest read_ahead_kb that distributions set for disks.
 const readahead = 16 << 20
 
-// look is for a read of [off, end) by fd.
-func (d *dense) look(fd int, off, end int64) {
-	if d.exact.Load() {
-		return
-	}
-	reach := end + readahead
+// look says, once, that a hole of the file is in reach of reads of [off, end).
+func (d *dense) look(fd int, off, end int64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.start <= off && reach <= d.end {
-		return
+	reach := end + readahead
+	if d.exact || d.start <= off && reach <= d.end {
+		return false
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || off >= st.Size || d.start <= off && st.Size <= d.end {
+		return false
 	}
 	hole, err := unix.Seek(fd, off, unix.SEEK_HOLE)
 	if err != nil {
-		return // off is past the end
+		return false
 	}
 	d.start, d.end = off, hole
-	if hole >= reach {
-		return
+	d.exact = hole < min(reach, st.Size)
+	return d.exact
+}
+
+// punctured says, once, that the file is about to get a hole.
+func (d *dense) punctured() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	first := !d.exact
+	d.exact = true
+	return first
+}
+
+// forget is for a file that leaves the window.
+func (d *dense) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.exact, d.start, d.end = false, 0, 0
+}
+
+// readExactly has the server read no further than it is asked to. That it can't is
+// no reason to refuse anything.
+func (m *Manager) readExactly(op *Op, x *inodeState) {
+	op.msg = op.message(opExact)
+	op.msg.file = x.file.Load()
+	if err := m.back.call(&op.msg); err != nil && !m.back.dead.Load() {
+		m.log.Warn("the host reads ahead of the guest's faults in a file with holes, and may take some of them for data", "err", err)
 	}
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && hole >= st.Size {
-		return
-	}
-	d.exact.Store(unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) == nil)
 }

@@ -59,9 +59,10 @@
 //	    slots.ensureMu      waits for the front-end; no inode's lock is held
 //	    slots.mu            nothing is waited for
 //	    links               one call of the server each
+//	    dense.mu            the host's look at a file; nothing is taken
 //
 // In the server's process: server.mu, budget.mu and realFile.size, none taken
-// under another but size before mu; a file's registration.mu and dense.mu come last.
+// under another but size before mu; a file's registration.mu comes last.
 //
 // A lock of an inode met out of order is only tried; if that fails all mmap locks
 // are dropped, taken in order, and the pages looked for again ([Op.BeginWrite]).

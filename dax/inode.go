@@ -53,6 +53,8 @@ type inodeState struct {
 	// manager's mu.
 	ranges map[uint64]uint32
 
+	dense dense
+
 	// lost is the first error of writeback, an errno, that nobody had asked for
 	// when the server forgot the file.
 	lost atomic.Uint32
@@ -226,4 +228,5 @@ func (x *inodeState) close() {
 	}
 	unix.Close(x.fd)
 	x.fd, x.mapFD = -1, -1
+	x.dense.forget()
 }

@@ -51,6 +51,8 @@ const (
 	// opExport gives File its descriptor and, with flagPassthrough, a name in
 	// the mount.
 	opExport
+	// opExact has File read no further than asked for.
+	opExact
 	// opCounters answers the counters of the server and the faults per range.
 	opCounters
 	// opResident tells what the engine does; without a flag, that it has freed

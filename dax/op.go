@@ -120,6 +120,9 @@ func (op *Op) BeginFallocate(ino *Inode, mode uint32, off, n uint64) error {
 		return nil
 	}
 	x := op.beginExclusive(ino)
+	if x.fd >= 0 && op.m.cfg.Backing == Managed && x.dense.punctured() {
+		op.m.readExactly(op, x)
+	}
 	size := x.size()
 	from, to := off, pageUp(addSat(off, n))
 	if mode&(unix.FALLOC_FL_COLLAPSE_RANGE|unix.FALLOC_FL_INSERT_RANGE) != 0 {

@@ -26,7 +26,7 @@ type realFile struct {
 	*writeback
 
 	buffered atomic.Bool // RWF_DONTCACHE is refused here
-	dense    dense
+	exact    bool        // read no further than asked for; guarded by server.mu
 
 	// registration is the kernel's, for passthrough.
 	registration struct {
@@ -81,7 +81,6 @@ func (f *realFile) readFull(b []byte, off uint64) error {
 }
 
 func (f *realFile) readOnce(b []byte, off int64) (int, error) {
-	f.dense.look(f.fd, off, off+int64(len(b)))
 	if !f.buffered.Load() {
 		iov := [1][]byte{b}
 		n, err := unix.Preadv2(f.fd, iov[:], off, rwfDontCache)
@@ -146,6 +145,12 @@ func (f *realFile) writeOnce(b []byte, off int64) (int, error) {
 		f.buffered.Store(true)
 	}
 	return unix.Pwrite(f.fd, b, off)
+}
+
+// beExact has the host read no further ahead of this file's reads.
+func (f *realFile) beExact() error {
+	f.exact = true
+	return unix.Fadvise(f.fd, 0, 0, unix.FADV_RANDOM)
 }
 
 func (f *realFile) fail(err error) {

@@ -61,6 +61,9 @@ func (m *Manager) bind(op *Op, x *inodeState, file File, i uint32, off uint64, w
 		}
 		return m.slots.mapRange(i, x.mapFD, off)
 	}
+	if x.dense.look(x.fd, int64(off), int64(off+RangeSize)) {
+		m.readExactly(op, x)
+	}
 	m.window.mu.Lock()
 	writable := x.writable
 	m.window.mu.Unlock()
