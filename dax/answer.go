@@ -159,9 +159,8 @@ func (s *server) file(m *message) (*realFile, error) {
 	if old != nil {
 		f.writeback = old.writeback
 		if old.exact {
-			if err := f.beExact(); err != nil {
-				return nil, err
-			}
+			// It has worked for the one before.
+			_ = f.beExact()
 		}
 		for i := range s.bindings {
 			if s.bindings[i].file == old {

@@ -1,6 +1,7 @@
 package dax
 
 import (
+	"math"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,15 +22,15 @@ type dense struct {
 	start, end int64 // no hole in here when it was looked at
 }
 
-// readahead is how far behind a read the host may read: twice as far as the
-// largest read_ahead_kb that distributions set for disks.
+// readahead is how far past its end a read may have the host read: the rest of one
+// window of readahead and the next, of 8 MiB each, a large read_ahead_kb.
 const readahead = 16 << 20
 
 // look says, once, that a hole of the file is in reach of reads of [off, end).
 func (d *dense) look(fd int, off, end int64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	reach := end + readahead
+	reach := min(end, math.MaxInt64-readahead) + readahead
 	if d.exact || d.start <= off && reach <= d.end {
 		return false
 	}
