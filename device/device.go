@@ -51,6 +51,11 @@ type Options struct {
 	// the readers alone, and what is behind such a request waits.
 	Workers int
 
+	// Helpers is the number of threads that answer large requests beside the
+	// readers. 0: there are none. They need workers for what can't be answered at
+	// once.
+	Helpers int
+
 	// Waiters is the number of threads for requests that wait for others.
 	// 0 stands for 256.
 	Waiters int
@@ -105,6 +110,7 @@ type Device struct {
 	rings    []*ring
 	pool     crew
 	detached crew
+	helpers  helpers
 	// inline says that readers serve requests that may block.
 	inline bool
 	// hiprio is the life of that ring, or the last one.
@@ -143,6 +149,7 @@ func New(opts Options) (*Device, error) {
 	d.limited.init(opts.Logger)
 	d.pool.init(d, opts.Workers)
 	d.detached.init(d, opts.Waiters)
+	d.helpers.init(d, opts.Helpers)
 	if y, ok := opts.Server.(Yielder); ok {
 		d.detached.crowded = y.Yield
 	}
@@ -160,6 +167,7 @@ func New(opts Options) (*Device, error) {
 
 // Close ends the threads of the device and closes its descriptors. No connection may be served any more.
 func (d *Device) Close() {
+	d.helpers.close()
 	d.pool.close()
 	d.detached.close()
 	for _, r := range d.rings {

@@ -25,6 +25,8 @@
 // Requests that the same answer is good for ([Joiner]: FSYNC of a file) are not
 // served side by side: those that come while one is being served wait for it
 // without a thread, and then one serves for all.
+// A large answer is copied by a helper while the reader goes on with what is
+// behind it (spread.go).
 // All these threads start when they are needed and end when they are idle, so
 // that an idle device neither wakes up nor has threads beside its readers. Only a
 // ring without a kick descriptor has to be looked at from time to time.

@@ -118,6 +118,10 @@ func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err er
 		if !ok {
 			return n, false, true, nil
 		}
+		if u.spread(*r) {
+			*r = u.newRequest()
+			continue
+		}
 		bytes += c.In.Len() + c.Out.Len()
 		if !u.serveOne(th, r) {
 			return n + 1, false, false, nil

@@ -10,6 +10,7 @@ type QueueStats struct {
 	Batches      atomic.Uint64 // publications of used entries by the reader
 	Requests     atomic.Uint64 // chains taken from the ring
 	Calls        atomic.Uint64 // signals to the driver
+	Spread       atomic.Uint64 // large requests given to a helper
 	Handed       atomic.Uint64 // requests handed to a worker
 	Detached     atomic.Uint64 // requests that waited on a thread of their own
 	Requeued     atomic.Uint64 // requests kept across a stop of the ring

@@ -114,6 +114,15 @@ func maxNofile() (uint64, error) {
 	return n, nil
 }
 
+// mostHelpers bounds the threads that copy large answers beside a queue's reader:
+// more of them wait for memory, not for a processor.
+const mostHelpers = 4
+
+// helpers is how many of them there may be.
+func helpers(c *config) int {
+	return min(runtime.NumCPU()-1, mostHelpers, c.threadPoolSize)
+}
+
 // setupScheduler gives the Go scheduler more processors than the machine has.
 // A thread that comes back from a system call runs on only with one of them in
 // hand, and else waits behind a hand-over of some ten microseconds; with one
@@ -125,7 +134,7 @@ func setupScheduler(c *config) {
 		return
 	}
 	readers := min(c.queues, runtime.NumCPU()) + 1
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), readers+min(c.threadPoolSize, 8)) + 2)
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), readers+min(c.threadPoolSize, 8)+helpers(c)) + 2)
 }
 
 // heapRoom is how much may be allocated between two collections at least.

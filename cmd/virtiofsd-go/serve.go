@@ -60,6 +60,7 @@ func serveWith(ctx context.Context, c *config, log *slog.Logger) error {
 		RequestQueues: c.queues,
 		Tag:           c.tag,
 		Workers:       c.threadPoolSize,
+		Helpers:       helpers(c),
 		BusyPoll:      time.Duration(c.busyPoll) * time.Microsecond,
 		Waiters:       fdsForWaiters,
 		Logger:        log,

@@ -1,0 +1,144 @@
+package device_test
+
+import (
+	"testing"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
+)
+
+// large is room for an answer that is worth a helper.
+const large = 128 << 10
+
+// submitLarge is submit with room for a large answer, which lies over that of
+// other slots: nobody answers that much.
+func (q *queue) submitLarge(slot int, text string) {
+	q.submit(slot, text)
+	q.desc(2*slot+1, slotsAt+slot*slotSize+inSize, large, 2, 0)
+}
+
+// largeOnes is a queue of a machine with one helper.
+func largeOnes(t *testing.T) (*machine, *echo, *queue) {
+	m, e := newEchoMachine(t, device.Options{Workers: 2, Helpers: 1})
+	q := m.queues[1]
+	q.start()
+	t.Cleanup(func() {
+		select {
+		case <-e.release:
+		default:
+			close(e.release)
+		}
+	})
+	return m, e, q
+}
+
+func TestLargeRequestDelaysNobodyBehindIt(t *testing.T) {
+	m, e, q := largeOnes(t)
+	q.submitLarge(0, "hold")
+	q.submit(1, "behind")
+	q.doKick()
+	q.expect(q.next(), "behind")
+	close(e.release)
+	q.expect(q.next(), "hold")
+	if n := m.dev.QueueStats(1).Spread.Load(); n != 1 {
+		t.Errorf("%d requests given to helpers", n)
+	}
+}
+
+func TestReaderServesLargeRequestsToo(t *testing.T) {
+	m, e, q := largeOnes(t)
+	const n = 6
+	for s := range n {
+		q.submitLarge(s, "hold")
+	}
+	q.doKick()
+	eventually(t, "the helper and the reader are busy", func() bool { return e.blocking.Load() == 2 })
+	if n := m.dev.QueueStats(1).Spread.Load(); n != 2 {
+		t.Errorf("%d requests given to a helper, which serves one and has one to go on with", n)
+	}
+	close(e.release)
+	for range n {
+		q.expect(q.next(), "hold")
+	}
+	q.none()
+}
+
+func TestHelperDoesNotWait(t *testing.T) {
+	_, e, q := largeOnes(t)
+	q.submitLarge(0, "block")
+	for s := 1; s < 5; s++ {
+		q.submitLarge(s, "hot")
+	}
+	q.doKick()
+	for range 4 {
+		q.expect(q.next(), "hot")
+	}
+	close(e.release)
+	q.expect(q.next(), "block")
+}
+
+func TestWhatIsNotSpread(t *testing.T) {
+	m, _, q := largeOnes(t)
+	q.submitLarge(0, "alone")
+	q.doKick()
+	q.expect(q.next(), "alone")
+	q.submit(0, "small")
+	q.submit(1, "small")
+	q.doKick()
+	q.expect(q.next(), "small")
+	q.expect(q.next(), "small")
+	if n := m.dev.QueueStats(1).Spread.Load(); n != 0 {
+		t.Errorf("%d requests given to a helper", n)
+	}
+}
+
+func TestHelperThatCannotStart(t *testing.T) {
+	m, e, q := largeOnes(t)
+	q.expect(q.do(0, "the reader runs"), "the reader runs")
+	e.failNew.Store(true)
+	for s := range 3 {
+		q.submitLarge(s, "x")
+	}
+	q.doKick()
+	for range 3 {
+		q.next() // by the reader, or with an error
+	}
+	e.failNew.Store(false)
+	close(e.release)
+	before := m.dev.QueueStats(1).Spread.Load()
+	for s := range 5 {
+		q.submitLarge(s, "x")
+	}
+	q.doKick()
+	for range 5 {
+		q.expect(q.next(), "x")
+	}
+	if m.dev.QueueStats(1).Spread.Load() == before {
+		t.Error("helpers that could not be started are not tried again")
+	}
+}
+
+// A stop waits for what helpers serve.
+func TestStopWaitsForHelpers(t *testing.T) {
+	_, e, q := largeOnes(t)
+	q.submitLarge(0, "hold")
+	q.submit(1, "behind")
+	q.doKick()
+	q.expect(q.next(), "behind")
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		q.stop()
+	}()
+	select {
+	case <-stopped:
+		t.Error("the ring stopped with a request being served")
+	default:
+	}
+	close(e.release)
+	<-stopped
+	r, ok := q.poll()
+	if !ok {
+		t.Fatal("the request was lost")
+	}
+	q.expect(r, "hold")
+}
