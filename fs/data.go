@@ -183,6 +183,9 @@ func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.Windo
 		t.req.Skip(put)
 		done += put
 	}
+	if done > 0 && f.commit.wrote() && f.writesBack(n) {
+		f.startWriteback(int64(in.Offset), done)
+	}
 	return t.writeReply(in, done, e)
 }
 

@@ -21,6 +21,7 @@ type file struct {
 	heard  atomic.Uint64 // of inode.lost
 	dir    dirStream
 	cold   coldness
+	commit commitPattern
 	fs     *FS
 }
 
@@ -189,6 +190,7 @@ func (t *Thread) fsync() (int, unix.Errno) {
 }
 
 func (t *Thread) syncFile(n *inode, f *file, flags uint32) (e unix.Errno) {
+	f.commit.synced()
 	t.syncWindow(n)
 	if flags&fsyncFdatasync != 0 {
 		e = errnoOf(unix.Fdatasync(f.fd))

@@ -1,0 +1,62 @@
+package fs
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// commitPattern tells the last WRITE before a FSYNC of a handle on which they
+// come in turn, as they do when a program appends to a log and waits for it. The
+// host can then begin to write that to the disk while the guest makes up the
+// FSYNC, which has less left to wait for.
+type commitPattern struct {
+	// state is the number of FSYNCs in a row that each had one WRITE before, up to
+	// commitsSure, in the high half, and the number of WRITEs since the last FSYNC,
+	// up to 2, in the low.
+	state atomic.Uint32
+}
+
+// commitsSure is how many FSYNCs in a row make another one likely.
+const commitsSure = 2
+
+// wrote counts a WRITE, and says whether a FSYNC is likely to be next.
+func (c *commitPattern) wrote() bool {
+	for {
+		s := c.state.Load()
+		writes := min(s&0xffff+1, 2)
+		if c.state.CompareAndSwap(s, s&^0xffff|writes) {
+			return writes == 1 && s>>16 == commitsSure
+		}
+	}
+}
+
+// synced counts a FSYNC.
+func (c *commitPattern) synced() {
+	for {
+		s := c.state.Load()
+		row := uint32(0)
+		switch s & 0xffff {
+		case 0: // nothing to learn from
+			return
+		case 1:
+			row = min(s>>16+1, commitsSure)
+		}
+		if c.state.CompareAndSwap(s, row<<16) {
+			return
+		}
+	}
+}
+
+// writesBack says whether what is written by f, of the inode n, stays in the
+// host's page cache first, on its way to a disk of this host.
+func (f *file) writesBack(n *inode) bool {
+	return f.flags&(unix.O_DIRECT|unix.O_DSYNC) == 0 && !n.mnt.memory && !n.mnt.slow
+}
+
+// startWriteback begins to write n bytes of f at off to the disk, and does not
+// wait for it. What goes wrong with it the next FSYNC tells, as it does of all
+// writeback: an error of this call is one of those.
+func (f *file) startWriteback(off int64, n int) {
+	unix.SyncFileRange(f.fd, off, int64(n), unix.SYNC_FILE_RANGE_WRITE)
+}

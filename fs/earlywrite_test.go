@@ -1,0 +1,65 @@
+package fs
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestAFsyncIsExpectedAfterOneWriteAfterTheOther(t *testing.T) {
+	// w is a WRITE and W one after which a FSYNC is expected, s is a FSYNC.
+	for _, calls := range []string{
+		"wswsWsWsW",
+		"wwwswswsWs",
+		"wswsWwswswsWs",
+		"wswssssWs",
+		"swswsW",
+		"wwswwswws",
+	} {
+		var c commitPattern
+		for i, call := range calls {
+			if call == 's' {
+				c.synced()
+			} else if got := c.wrote(); got != (call == 'W') {
+				t.Errorf("%s: after call %d a FSYNC is expected: %v", calls, i+1, got)
+			}
+		}
+	}
+}
+
+func TestAWriteBeforeAnExpectedFsyncIsOnItsWayToTheDisk(t *testing.T) {
+	g := newGuest(t, Options{})
+	node, fh := g.create(rootID, "log", unix.O_RDWR|unix.O_APPEND, 0o644)
+	f := g.fs.files.get(fh)
+	if !f.writesBack(f.inode) {
+		t.Skip("the directory for temporary files is not on a disk; TMPDIR names another")
+	}
+	dirty := func() uint64 {
+		var s unix.Cachestat_t
+		if err := unix.Cachestat(uint(f.fd), &unix.CachestatRange{}, &s, 0); err != nil {
+			t.Skipf("the kernel does not tell what is in its page cache: %v", err)
+		}
+		return s.Dirty
+	}
+	for i := range 4 {
+		if _, e := g.write(node, fh, uint64(i)*4096, bytes.Repeat([]byte{'x'}, 4096)); e != 0 {
+			t.Fatal(e)
+		}
+		if i < commitsSure {
+			if dirty() == 0 {
+				t.Fatal("the host has nothing to write back")
+			}
+		} else {
+			for end := time.Now().Add(2 * time.Second); dirty() > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("nothing is being written back")
+				}
+			}
+		}
+		if _, e := g.call(opFsync, node, le(fh, uint32(0), uint32(0))); e != 0 {
+			t.Fatal(e)
+		}
+	}
+}
