@@ -143,7 +143,8 @@ func (t *Thread) write() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	if !t.mayBlock && (n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
+	early := f.writesBack(n) && f.commit.expected()
+	if !t.mayBlock && (early || n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
 		return t.again()
 	}
 	flags := 0
@@ -156,12 +157,13 @@ func (t *Thread) write() (int, unix.Errno) {
 		who = callerLacksFsetid
 	}
 	return t.changeAs(who, n, t.looksBeforeWrite(n), func() (int, unix.Errno) {
-		return t.writeData(n, f, in, bufs, flags)
+		return t.writeData(n, f, in, bufs, flags, early)
 	})
 }
 
-// writeData writes what a WRITE holds and answers it.
-func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.WindowBuffer, flags int) (int, unix.Errno) {
+// writeData writes what a WRITE holds and answers it, early with the disk at work
+// on it.
+func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.WindowBuffer, flags int, early bool) (int, unix.Errno) {
 	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {
 		return 0, e
 	}
@@ -183,7 +185,8 @@ func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.Windo
 		t.req.Skip(put)
 		done += put
 	}
-	if done > 0 && f.commit.wrote() && f.writesBack(n) {
+	f.commit.wrote()
+	if early && done > 0 {
 		f.startWriteback(int64(in.Offset), done)
 	}
 	return t.writeReply(in, done, e)

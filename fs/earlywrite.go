@@ -20,13 +20,15 @@ type commitPattern struct {
 // commitsSure is how many FSYNCs in a row make another one likely.
 const commitsSure = 2
 
-// wrote counts a WRITE, and says whether a FSYNC is likely to be next.
-func (c *commitPattern) wrote() bool {
+// expected says whether the next WRITE is likely to be followed by a FSYNC.
+func (c *commitPattern) expected() bool { return c.state.Load() == commitsSure<<16 }
+
+// wrote counts a WRITE.
+func (c *commitPattern) wrote() {
 	for {
 		s := c.state.Load()
-		writes := min(s&0xffff+1, 2)
-		if c.state.CompareAndSwap(s, s&^0xffff|writes) {
-			return writes == 1 && s>>16 == commitsSure
+		if c.state.CompareAndSwap(s, s&^0xffff|min(s&0xffff+1, 2)) {
+			return
 		}
 	}
 }

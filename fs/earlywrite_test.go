@@ -22,9 +22,12 @@ func TestAFsyncIsExpectedAfterOneWriteAfterTheOther(t *testing.T) {
 		for i, call := range calls {
 			if call == 's' {
 				c.synced()
-			} else if got := c.wrote(); got != (call == 'W') {
+				continue
+			}
+			if got := c.expected(); got != (call == 'W') {
 				t.Errorf("%s: after call %d a FSYNC is expected: %v", calls, i+1, got)
 			}
+			c.wrote()
 		}
 	}
 }
@@ -57,6 +60,28 @@ func TestAWriteBeforeAnExpectedFsyncIsOnItsWayToTheDisk(t *testing.T) {
 					t.Fatal("nothing is being written back")
 				}
 			}
+		}
+		if _, e := g.call(opFsync, node, le(fh, uint32(0), uint32(0))); e != 0 {
+			t.Fatal(e)
+		}
+	}
+}
+
+// To begin to write may wait for the disk.
+func TestReaderPassesOnAWriteBeforeAnExpectedFsync(t *testing.T) {
+	g := newGuest(t, Options{})
+	g.inline = true
+	node, fh := g.create(rootID, "log", unix.O_RDWR, 0o644)
+	if f := g.fs.files.get(fh); !f.writesBack(f.inode) {
+		t.Skip("the directory for temporary files is not on a disk; TMPDIR names another")
+	}
+	for i := range 4 {
+		g.again = 0
+		if _, e := g.write(node, fh, 0, []byte("x")); e != 0 {
+			t.Fatal(e)
+		}
+		if passed := g.again > 0; passed != (i >= commitsSure) {
+			t.Errorf("WRITE %d was passed on: %v", i+1, passed)
 		}
 		if _, e := g.call(opFsync, node, le(fh, uint32(0), uint32(0))); e != 0 {
 			t.Fatal(e)
