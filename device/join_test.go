@@ -14,13 +14,7 @@ func joiners(t *testing.T, opts device.Options, word string, n int) (*machine, *
 	m, e := newEchoMachine(t, opts)
 	q := m.queues[1]
 	q.start()
-	t.Cleanup(func() {
-		select {
-		case <-e.release:
-		default:
-			close(e.release)
-		}
-	})
+	e.releaseAtEnd(t)
 	q.submit(0, word+" 0")
 	// With something else to do the reader serves nothing that may block.
 	q.submit(n+1, "other")

@@ -52,6 +52,17 @@ func newEchoMachine(t testing.TB, opts device.Options) (*machine, *echo) {
 	return m, e
 }
 
+// releaseAtEnd has what still waits go on when the test ends.
+func (e *echo) releaseAtEnd(t testing.TB) {
+	t.Cleanup(func() {
+		select {
+		case <-e.release:
+		default:
+			close(e.release)
+		}
+	})
+}
+
 func (e *echo) NewThread() (device.Thread, error) {
 	if e.failNew.Load() {
 		return nil, errors.New("no more threads")

@@ -16,27 +16,27 @@ func (q *queue) submitLarge(slot int, text string) {
 	q.desc(2*slot+1, slotsAt+slot*slotSize+inSize, large, 2, 0)
 }
 
+// submitHeld is a large request that a helper holds, with one behind it that has been
+// answered.
+func (q *queue) submitHeld() {
+	q.submitLarge(0, "hold")
+	q.submit(1, "behind")
+	q.doKick()
+	q.expect(q.next(), "behind")
+}
+
 // largeOnes is a queue of a machine with one helper.
 func largeOnes(t *testing.T) (*machine, *echo, *queue) {
 	m, e := newEchoMachine(t, device.Options{Workers: 2, Helpers: 1})
 	q := m.queues[1]
 	q.start()
-	t.Cleanup(func() {
-		select {
-		case <-e.release:
-		default:
-			close(e.release)
-		}
-	})
+	e.releaseAtEnd(t)
 	return m, e, q
 }
 
 func TestLargeRequestDelaysNobodyBehindIt(t *testing.T) {
 	m, e, q := largeOnes(t)
-	q.submitLarge(0, "hold")
-	q.submit(1, "behind")
-	q.doKick()
-	q.expect(q.next(), "behind")
+	q.submitHeld()
 	close(e.release)
 	q.expect(q.next(), "hold")
 	if n := m.dev.QueueStats(1).Spread.Load(); n != 1 {
@@ -120,10 +120,7 @@ func TestHelperThatCannotStart(t *testing.T) {
 // A stop waits for what helpers serve.
 func TestStopWaitsForHelpers(t *testing.T) {
 	_, e, q := largeOnes(t)
-	q.submitLarge(0, "hold")
-	q.submit(1, "behind")
-	q.doKick()
-	q.expect(q.next(), "behind")
+	q.submitHeld()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -202,6 +202,9 @@ func (c *config) measureAll(p *report, rows []row, scratch string, tr *tree, sli
 			return nil, nil
 		default:
 		}
+		if err := tr.warm(); err != nil {
+			return nil, fmt.Errorf("read the shared directory: %w", err)
+		}
 		out := runRow(r, p.targets, c.rounds, slice)
 		p.add(r, out)
 		fmt.Fprintf(progress, "%3d/%d %5s %-34v", i+1, len(rows), time.Since(begin).Round(time.Second), r)
