@@ -39,7 +39,9 @@ type run struct {
 	// held is a request that may block, linked, which the reader serves itself
 	// if there is nothing else to do.
 	held *request
-	pace pace
+	// brief says that it has just served such a request, briefly.
+	brief bool
+	pace  pace
 
 	mu sync.Mutex
 	// dead means that the ring belongs to the front-end again: nothing of it

@@ -143,7 +143,7 @@ func (t *Thread) write() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	early := f.writesBack(n) && f.commit.expected()
+	early := t.writesEarly(n, f)
 	if !t.mayBlock && (early || n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
 		return t.again()
 	}

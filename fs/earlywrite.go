@@ -50,6 +50,12 @@ func (c *commitPattern) synced() {
 	}
 }
 
+// writesEarly says whether the host is to begin with what a WRITE to f, of the
+// inode n, brings. Where others are being synced the disk is at work anyway.
+func (t *Thread) writesEarly(n *inode, f *file) bool {
+	return f.commit.expected() && t.fs.syncing.Load() == 0 && f.writesBack(n)
+}
+
 // writesBack says whether what is written by f, of the inode n, stays in the
 // host's page cache first, on its way to a disk of this host.
 func (f *file) writesBack(n *inode) bool {

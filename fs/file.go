@@ -191,6 +191,8 @@ func (t *Thread) fsync() (int, unix.Errno) {
 
 func (t *Thread) syncFile(n *inode, f *file, flags uint32) (e unix.Errno) {
 	f.commit.synced()
+	t.fs.syncing.Add(1)
+	defer t.fs.syncing.Add(-1)
 	t.syncWindow(n)
 	if flags&fsyncFdatasync != 0 {
 		e = errnoOf(unix.Fdatasync(f.fd))

@@ -25,6 +25,8 @@ type FS struct {
 	budget fdBudget
 	locks  lockWaits
 	set    setNotes
+	// syncing counts the FSYNCs that are being served.
+	syncing atomic.Int32
 
 	entryTimeout time.Duration
 	attrTimeout  time.Duration
