@@ -179,7 +179,7 @@ func optionTable(c *config) []option {
 			help: "Memory regions that the front-end bears for the whole virtual machine. QEMU ends itself above 512."},
 
 		{name: "thread-pool-size", arg: "N", def: fmt.Sprint(defaultThreadPoolSize), value: number(&c.threadPoolSize, 0, maxThreadPoolSize),
-			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed, beside the one such request that the thread of a queue may serve itself. 0: each queue serves one request after the other."},
+			help: "Threads for requests that may wait (a disk, fsync), shared by all queues and started when needed, beside the one such request that the thread of a queue may serve itself. Up to four more threads, fewer than there are processors, copy large answers. 0: each queue serves one request after the other."},
 		{name: "busy-poll", arg: "USECS", def: fmt.Sprintf("%d; 0 on one processor", busyPollUsecs), value: number(&c.busyPoll, 0, maxBusyPollUsecs),
 			help: "How many microseconds the thread of a queue looks for the next request, as long as one comes that soon, before it sleeps; after several requests as long for each of up to four. More of it costs processor time and makes single requests faster. 0: it sleeps at once."},
 		{name: "rlimit-nofile", arg: "N", def: "min(1000000, /proc/sys/fs/nr_open)", value: number(&c.rlimitNofile, 0, 1<<40),
