@@ -52,8 +52,7 @@ type Options struct {
 	Workers int
 
 	// Helpers is the number of threads that answer large requests beside the
-	// readers. 0: there are none. They need workers for what can't be answered at
-	// once.
+	// readers. With 0, or without Workers, there are none.
 	Helpers int
 
 	// Waiters is the number of threads for requests that wait for others.
@@ -149,6 +148,9 @@ func New(opts Options) (*Device, error) {
 	d.limited.init(opts.Logger)
 	d.pool.init(d, opts.Workers)
 	d.detached.init(d, opts.Waiters)
+	if opts.Workers == 0 {
+		opts.Helpers = 0 // nobody serves what they can't
+	}
 	d.helpers.init(d, opts.Helpers)
 	if y, ok := opts.Server.(Yielder); ok {
 		d.detached.crowded = y.Yield

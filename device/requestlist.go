@@ -37,6 +37,24 @@ func (l *requestList) take() *request {
 	return r
 }
 
+// takeOf removes the first request of u's; nil: there is none.
+func (l *requestList) takeOf(u *run) *request {
+	for before, r := (*request)(nil), l.first; r != nil; before, r = r, r.next {
+		if r.run != u {
+			continue
+		}
+		if before == nil {
+			return l.take()
+		}
+		if before.next = r.next; l.last == r {
+			l.last = before
+		}
+		r.next = nil
+		return r
+	}
+	return nil
+}
+
 // takeAll removes all requests, and returns the first, to which the others stay
 // linked; nil: there are none.
 func (l *requestList) takeAll() *request {

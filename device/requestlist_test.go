@@ -47,3 +47,32 @@ func TestRequestListKeepsItsOrder(t *testing.T) {
 		})
 	}
 }
+
+func TestRequestsOfOneRunAreTakenOutOfTheMiddle(t *testing.T) {
+	mine, others := new(run), new(run)
+	for _, runs := range [][]*run{{mine}, {mine, others}, {others, mine}, {others, mine, others}, {mine, mine}, {others, mine, mine}, {others}, nil} {
+		var l requestList
+		var want, left []*request
+		for _, u := range runs {
+			r := &request{run: u}
+			l.push(r)
+			if u == mine {
+				want = append(want, r)
+			} else {
+				left = append(left, r)
+			}
+		}
+		for _, w := range append(want, nil) {
+			if got := l.takeOf(mine); got != w || got != nil && got.next != nil {
+				t.Errorf("of %d requests: took %p, not %p", len(runs), got, w)
+			}
+		}
+		last := new(request)
+		l.push(last)
+		for _, w := range append(left, last, nil) {
+			if got := l.take(); got != w {
+				t.Errorf("of %d requests: left %p, not %p", len(runs), got, w)
+			}
+		}
+	}
+}

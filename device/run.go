@@ -39,7 +39,8 @@ type run struct {
 	// held is a request that may block, linked, which the reader serves itself
 	// if there is nothing else to do.
 	held *request
-	// brief says that it has just served such a request, briefly.
+	// brief says that it has just served a request that is not one of a batch, and
+	// briefly.
 	brief bool
 	pace  pace
 
@@ -118,7 +119,11 @@ func (u *run) serveBatch(th Thread, r **request) (n int, more, sane bool, err er
 			continue
 		}
 		if !ok {
-			return n, false, true, nil
+			if served, sane := u.serveSpread(th); !served || !sane {
+				return n, false, sane, nil
+			}
+			n-- // it was counted when it was taken
+			continue
 		}
 		if u.spread(*r) {
 			*r = u.newRequest()

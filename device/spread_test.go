@@ -91,30 +91,61 @@ func TestWhatIsNotSpread(t *testing.T) {
 	}
 }
 
-func TestHelperThatCannotStart(t *testing.T) {
+func TestReaderTakesBackWhatNoHelperHasBegun(t *testing.T) {
+	m, e, q := largeOnes(t)
+	q.submitLarge(0, "hold")
+	q.submitLarge(1, "large")
+	q.submit(2, "behind")
+	q.doKick()
+	q.answers(2, func(slot int) string { return []string{"", "large", "behind"}[slot] })
+	if n := m.dev.QueueStats(1).Spread.Load(); n != 2 {
+		t.Errorf("%d requests given to a helper", n)
+	}
+	close(e.release)
+	q.expect(q.next(), "hold")
+	if n := m.dev.QueueStats(1).Requests.Load(); n != 3 {
+		t.Errorf("%d requests counted", n)
+	}
+	// There is as much room as before.
+	q.submitLarge(0, "large")
+	q.submitLarge(1, "large")
+	q.submit(2, "behind")
+	q.doKick()
+	for range 3 {
+		q.next()
+	}
+	if n := m.dev.QueueStats(1).Spread.Load(); n != 4 {
+		t.Errorf("%d requests given to a helper", n)
+	}
+}
+
+func TestReaderServesWhatAHelperThatCannotStartWasGiven(t *testing.T) {
 	m, e, q := largeOnes(t)
 	q.expect(q.do(0, "the reader runs"), "the reader runs")
 	e.failNew.Store(true)
-	for s := range 3 {
-		q.submitLarge(s, "x")
+	for i := range 3 {
+		for s := range 5 {
+			q.submitLarge(s, "large")
+		}
+		q.doKick()
+		q.answers(5, func(int) string { return "large" })
+		// After that it is not tried again for a while. Until the first thread has failed, others are given work.
+		if n := m.dev.QueueStats(1).Spread.Load(); i > 0 && n > 4 {
+			t.Errorf("%d requests given to helpers", n)
+		}
 	}
+	q.none()
+}
+
+func TestThereAreNoHelpersWithoutWorkers(t *testing.T) {
+	m, _ := newEchoMachine(t, device.Options{Helpers: 1})
+	q := m.queues[1]
+	q.start()
+	q.submitLarge(0, "large")
+	q.submit(1, "behind")
 	q.doKick()
-	for range 3 {
-		q.next() // by the reader, or with an error
-	}
-	e.failNew.Store(false)
-	close(e.release)
-	before := m.dev.QueueStats(1).Spread.Load()
-	for s := range 5 {
-		q.submitLarge(s, "x")
-	}
-	q.doKick()
-	for range 5 {
-		q.expect(q.next(), "x")
-	}
-	if m.dev.QueueStats(1).Spread.Load() == before {
-		t.Error("helpers that could not be started are not tried again")
-	}
+	q.expect(q.next(), "large")
+	q.expect(q.next(), "behind")
 }
 
 // A stop waits for what helpers serve.
