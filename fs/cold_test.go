@@ -21,17 +21,17 @@ func TestReadsBehindMissesAreNotTriedForAWhile(t *testing.T) {
 		t.Errorf("%d reads are not tried though none has missed", n)
 	}
 	for i, want := range []int{1, 3, 7, 15, 15, 15} {
-		c.missed()
+		c.missed(c.state.Load())
 		if n := passed(); n != want {
 			t.Errorf("after miss %d in a row %d reads are not tried, want %d", i+1, n, want)
 		}
 	}
 	c.hit()
-	c.missed()
+	c.missed(c.state.Load())
 	if n := passed(); n != 1 {
 		t.Errorf("after a hit and a miss %d reads are not tried, want 1", n)
 	}
-	c.missed()
+	c.missed(c.state.Load())
 	c.hit()
 	if n := passed(); n != 0 {
 		t.Errorf("after a hit %d reads are not tried", n)
@@ -47,8 +47,8 @@ func TestReaderPassesOnWhatIsTakenToMiss(t *testing.T) {
 	}
 	g.fs.rootInode.mnt.memory = false
 	f := g.fs.files.get(fh)
-	f.cold.missed()
-	f.cold.missed()
+	f.cold.missed(f.cold.state.Load())
+	f.cold.missed(f.cold.state.Load())
 	var passed []int
 	for range 6 {
 		g.again = 0

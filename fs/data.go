@@ -43,13 +43,14 @@ func (t *Thread) read() (int, unix.Errno) {
 	if !n.mnt.nowait.Load() || f.flags&unix.O_DIRECT != 0 {
 		return t.again()
 	}
+	known := f.cold.state.Load()
 	done := 0
 	for done < size {
 		got, err := t.rep.ReadFrom(f.fd, off+int64(done), size-done, unix.RWF_NOWAIT)
 		switch errnoOf(err) {
 		case 0:
 		case unix.EAGAIN:
-			f.cold.missed()
+			f.cold.missed(known)
 			return t.again()
 		case unix.EOPNOTSUPP:
 			n.mnt.nowait.Store(false)
@@ -89,9 +90,11 @@ func (c *coldness) expected() bool {
 	return s&0xffff != 0 && c.state.CompareAndSwap(s, s-1)
 }
 
-func (c *coldness) missed() {
-	n := min(c.state.Load()>>16+1, coldMost)
-	c.state.Store(n<<16 | (1<<n - 1))
+// missed counts a miss of a READ that began with the state known. Of several at
+// once one counts: they are no row.
+func (c *coldness) missed(known uint32) {
+	n := min(known>>16+1, coldMost)
+	c.state.CompareAndSwap(known, n<<16|(1<<n-1))
 }
 
 func (c *coldness) hit() {
@@ -144,7 +147,7 @@ func (t *Thread) write() (int, unix.Errno) {
 		return 0, e
 	}
 	early := t.writesEarly(n, f)
-	if !t.mayBlock && (early || n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
+	if !t.mayBlock && (early || f.commit.begun() || n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
 		return t.again()
 	}
 	flags := 0
@@ -156,14 +159,18 @@ func (t *Thread) write() (int, unix.Errno) {
 	if in.WriteFlags&writeKillSuidgid != 0 {
 		who = callerLacksFsetid
 	}
-	return t.changeAs(who, n, t.looksBeforeWrite(n), func() (int, unix.Errno) {
-		return t.writeData(n, f, in, bufs, flags, early)
+	done, e := t.changeAs(who, n, t.looksBeforeWrite(n), func() (int, unix.Errno) {
+		return t.writeData(n, f, in, bufs, flags)
 	})
+	f.commit.wrote()
+	if early && e == 0 {
+		t.startWriteback(n, f, in, flags)
+	}
+	return done, e
 }
 
-// writeData writes what a WRITE holds and answers it, early with the disk at work
-// on it.
-func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.WindowBuffer, flags int, early bool) (int, unix.Errno) {
+// writeData writes what a WRITE holds and answers it.
+func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.WindowBuffer, flags int) (int, unix.Errno) {
 	if e := errnoOf(t.op.BeginWrite(&n.dax, in.Offset, uint64(in.Size), flags&unix.RWF_APPEND != 0, bufs)); e != 0 {
 		return 0, e
 	}
@@ -184,10 +191,6 @@ func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.Windo
 		}
 		t.req.Skip(put)
 		done += put
-	}
-	f.commit.wrote()
-	if early && done > 0 {
-		f.startWriteback(int64(in.Offset), done)
 	}
 	return t.writeReply(in, done, e)
 }

@@ -3,6 +3,7 @@ package fs
 import (
 	"sync/atomic"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,6 +23,13 @@ const commitsSure = 2
 
 // expected says whether the next WRITE is likely to be followed by a FSYNC.
 func (c *commitPattern) expected() bool { return c.state.Load() == commitsSure<<16 }
+
+// begun says whether the host may be writing what such a WRITE has brought: another
+// one to the same page may wait for that.
+func (c *commitPattern) begun() bool {
+	s := c.state.Load()
+	return s>>16 == commitsSure && s&0xffff != 0
+}
 
 // wrote counts a WRITE.
 func (c *commitPattern) wrote() {
@@ -62,9 +70,19 @@ func (f *file) writesBack(n *inode) bool {
 	return f.flags&(unix.O_DIRECT|unix.O_DSYNC) == 0 && !n.mnt.memory && !n.mnt.slow
 }
 
-// startWriteback begins to write n bytes of f at off to the disk, and does not
-// wait for it. What goes wrong with it the next FSYNC tells, as it does of all
-// writeback: an error of this call is one of those.
-func (f *file) startWriteback(off int64, n int) {
-	unix.SyncFileRange(f.fd, off, int64(n), unix.SYNC_FILE_RANGE_WRITE)
+// startWriteback begins to write what the WRITE in has brought to f, of the inode n,
+// to the disk, and does not wait for it. Where an append went is not known, but that
+// it went to the end. An error is one of finding room on the disk for it, of which
+// the host may tell nobody else, and the data may be lost: the next FSYNC tells it.
+// What is only left to be done FSYNC does.
+func (t *Thread) startWriteback(n *inode, f *file, in *fuse.WriteIn, flags int) {
+	size := int64(in.Size)
+	if flags&unix.RWF_APPEND != 0 {
+		size = 0 // to the end
+	}
+	switch e := errnoOf(unix.SyncFileRange(f.fd, int64(in.Offset), size, unix.SYNC_FILE_RANGE_WRITE)); e {
+	case 0, unix.EINTR, unix.EAGAIN, unix.ENOMEM:
+	default:
+		n.lost.note(e)
+	}
 }

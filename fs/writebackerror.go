@@ -7,7 +7,7 @@ import (
 )
 
 // writebackError is the last error of writing back what the guest has changed
-// through the window, with a count, so that each open file can hear of it once,
+// through the window, or of beginning to ([Thread.startWriteback]), with a count, so that each open file can hear of it once,
 // whoever else has asked: as errseq_t in Linux, which has it for the file's own
 // page cache. The zero value is no error.
 type writebackError struct{ state atomic.Uint64 }
