@@ -29,6 +29,9 @@ type file struct {
 // taken out of the budget and belongs to the handle from now on.
 func (f *FS) addFile(fd int, n *inode, flags int) uint64 {
 	n.openHandles.Add(1)
+	if flags&unix.O_ACCMODE != unix.O_RDONLY {
+		n.writers.Add(1)
+	}
 	id, _ := f.files.add(func(id uint64, of *file) {
 		of.id, of.fd, of.inode, of.flags, of.fs = id, fd, n, flags, f
 		of.refs.Store(1)
@@ -80,6 +83,9 @@ func (f *file) drop() {
 	unix.Close(f.fd)
 	f.fs.budget.release()
 	f.inode.openHandles.Add(-1)
+	if f.flags&unix.O_ACCMODE != unix.O_RDONLY {
+		f.inode.writers.Add(-1)
+	}
 }
 
 // closeAllFiles drops every handle of the guest.

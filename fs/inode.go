@@ -47,6 +47,8 @@ type inode struct {
 
 	// openHandles counts the open files of this inode.
 	openHandles atomic.Int32
+	// writers counts those of them that are open for writing.
+	writers atomic.Int32
 	// announced is the thread of the guest, plus 1, whose next request takes
 	// set-id bits, see killPriv, and announcedSuid or not.
 	announced atomic.Uint32

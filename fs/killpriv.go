@@ -23,8 +23,8 @@ import (
 //
 // Such a SETATTR is taken for an announcement of the thread's next request and
 // takes nothing itself: anybody can have it sent, by a chown(2) that names no id.
-// For a file in the window, where no request need follow, it does take the bits
-// that it surely means, which is one reason why FUSE_HANDLE_KILLPRIV_V2 has to be
+// For a file in the window that somebody has open for writing, where no request
+// need follow, it does take the bits that it surely means, which is one reason why FUSE_HANDLE_KILLPRIV_V2 has to be
 // asked for with a window.
 // Where that does not tell whether a set-group-ID bit without group execution,
 // by which nobody gains anything, has to go, requests that speak of the bits
@@ -135,10 +135,16 @@ func (t *Thread) setgidStays(n *inode, said, looks, announced, suid bool) bool {
 // mayLackFsetid says whether the caller of a request that changes the data of n and
 // does not say so may lack CAP_FSETID.
 func (t *Thread) mayLackFsetid(n *inode) bool {
+	if v := n.announced.Load(); v != 0 && v&^announcedSuid == t.announcer() {
+		// Root without the capability announces it, too.
+		return true
+	}
 	if t.hdr.Uid == 0 || !t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2) {
 		return false
 	}
-	if t.session.minor >= protoMinorLooks && n.announced.Load()&^announcedSuid != t.announcer() {
+	// What the guest of a session that was taken over looks at is not known, but
+	// that it does if it leaves out its ids.
+	if t.session.minor >= protoMinorLooks && (!t.session.inherited || t.hdr.Uid == invalidUID) {
 		saved := t.st
 		nothing := !t.setid(n) || t.looked(n)
 		t.st = saved
@@ -151,13 +157,20 @@ func (t *Thread) mayLackFsetid(n *inode) bool {
 
 // announcePriv serves a SETATTR that sets nothing.
 func (t *Thread) announcePriv(n *inode) {
+	// Who stores, or is about to write, has the file open for it. Of a session that
+	// was taken over it is not known who has.
+	stored := n.writers.Load() > 0 || t.session.inherited
+	if t.session.inherited {
+		// What this session has agreed on is not known either.
+		n.announced.Store(t.announcer())
+	}
 	switch {
 	case !t.session.has(fuse.CAP_HANDLE_KILLPRIV_V2):
 		// The guest takes the bits by FATTR_MODE, all but this one.
-		if t.setid(n) && t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
+		if stored && t.setid(n) && t.st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
 			t.clearMode(n, unix.S_ISGID)
 		}
-	case t.isDAX(n):
+	case stored && t.isDAX(n):
 		// What follows may be a write through the window, or a request.
 		if t.setid(n) {
 			bits := announcedBits(uint32(t.st.Mode))

@@ -46,6 +46,8 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 		change    func(g *guest, node, fh uint64) unix.Errno
 		cache     CachePolicy
 		guestOwn  bool   // the guest takes the bits
+		closed    bool   // nobody has the file open for writing when that is sent
+		inherited bool   // the session is one that was taken over
 		minor     uint32 // of the guest's protocol, if it is not ours
 		want      uint32
 	}{
@@ -81,6 +83,11 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 		{name: "a truncation by a user of the group", told: 0o2666, is: 0o2666, uid: 7, gid: 2000, change: truncate, want: 0o2666},
 		{name: "a write past the cache of a guest that takes the bits", told: 0o6777, is: 0o6777, uid: nobody, change: write(writeKillSuidgid), cache: CacheNever, guestOwn: true, want: 0o777},
 		{name: "a guest that takes all it can", told: 0o2666, is: 0o2666, announced: 1, uid: nobody, guestOwn: true, want: 0o666},
+		{name: "a guest that takes all it can, of a file that nobody writes", told: 0o2666, is: 0o2666, announced: 1, closed: true, uid: nobody, guestOwn: true, want: 0o2666},
+		{name: "root without the capability", told: 0o6777, is: 0o6777, announced: 1, change: fallocate, want: 0o777},
+		{name: "a session taken over, announced, where the guest leaves the bits to us and we do not know", told: 0o6777, is: 0o6777, announced: 1, inherited: true, uid: nobody, guestOwn: true, change: fallocate, want: 0o777},
+		{name: "a session taken over from a user's old guest", told: 0o6777, is: 0o6777, inherited: true, uid: 7, gid: 7, change: fallocate, want: 0o777},
+		{name: "a session taken over from a guest that looks", told: 0o6777, is: 0o6777, inherited: true, uid: nobody, change: fallocate, want: 0o6777},
 		{name: "a guest that takes the bits", told: 0o6777, is: 0o6777, announced: 1, uid: nobody, guestOwn: true, want: 0o6777},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -107,6 +114,11 @@ func TestSetidBitsGoByWhatTheGuestHasLookedAt(t *testing.T) {
 			_, e := g.getattr(node)
 			g.must("GETATTR", e)
 			chmod(c.is)
+			g.fs.session.Load().inherited = c.inherited
+			if c.closed {
+				_, e := g.call(opRelease, node, le(fh, uint32(0), uint32(0), uint64(0)))
+				g.must("RELEASE", e)
+			}
 			g.uid, g.gid = c.uid, c.gid
 			if c.uid == nobody {
 				g.gid = nobody
@@ -175,6 +187,19 @@ func TestWithAWindowAnAnnouncementTakesTheBitsThatItSurelyMeans(t *testing.T) {
 		if got := st.Mode & 0o7777; got != c.want {
 			t.Errorf("change %d: mode %04o became %04o, want %04o", i, c.is, got, c.want)
 		}
+	}
+	// Where nobody has the file open for writing it is somebody's chown(2) of nothing.
+	_, e := g.call(opRelease, node, le(fh, uint32(0), uint32(0), uint64(0)))
+	g.must("RELEASE", e)
+	_, e = g.open(node, unix.O_RDONLY)
+	g.must("OPEN", e)
+	if err := unix.Chmod(filepath.Join(dir, "f"), 0o6777); err != nil {
+		t.Fatal(err)
+	}
+	out, e := g.setattr(node, 0)
+	g.must("SETATTR of nothing", e)
+	if got := out.Mode & 0o7777; got != 0o6777 {
+		t.Errorf("mode 6777 of a file that nobody writes became %04o", got)
 	}
 }
 
