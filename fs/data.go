@@ -321,11 +321,20 @@ func (t *Thread) copyRange(most uint64) (int, unix.Errno) {
 	defer t.op.End()
 	return t.changeAs(callerUnsaid, to, false, func() (int, unix.Errno) {
 		offIn, offOut := int64(in.OffIn), int64(in.OffOut)
-		for {
-			n, err := unix.CopyFileRange(src.fd, &offIn, dst.fd, &offOut, int(length), 0)
-			if e := errnoOf(err); e != unix.EINTR {
-				return n, e
+		done := 0
+		for uint64(done) < length {
+			n, err := unix.CopyFileRange(src.fd, &offIn, dst.fd, &offOut, int(length)-done, 0)
+			if e := errnoOf(err); e == unix.EINTR {
+				continue
+			} else if e != 0 && done == 0 {
+				return 0, e
 			}
+			// A signal, which the Go run-time sends now and then, ends a call early.
+			if n <= 0 {
+				break
+			}
+			done += n
 		}
+		return done, 0
 	})
 }
