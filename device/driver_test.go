@@ -55,6 +55,7 @@ type queue struct {
 	err   int
 	avail uint16
 	used  uint16
+	hide  bool // what is exposed is not to be seen yet
 	base  uint32
 	// inflight is the region of the shared in-flight buffer, or nil.
 	inflight []byte
@@ -190,8 +191,26 @@ func (q *queue) desc(i, at, n, flags, next int) {
 func (q *queue) expose(head uint16) {
 	binary.LittleEndian.PutUint16(q.ram[availAt+4+2*int(q.avail%queueSize):], head)
 	q.avail++
+	if q.hide {
+		return
+	}
 	// x86 and the system call of the kick order the stores.
 	binary.LittleEndian.PutUint16(q.ram[availAt+2:], q.avail)
+}
+
+// atOnce has the device, which may be looking at the ring, see all at once that f submits.
+func (q *queue) atOnce(f func()) {
+	q.hide = true
+	f()
+	q.hide = false
+	binary.LittleEndian.PutUint16(q.ram[availAt+2:], q.avail)
+}
+
+// asleep waits until the device does not look at the ring before the next kick.
+func (q *queue) asleep() {
+	q.m.t.Helper()
+	eventually(q.m.t, "the device wants to be kicked", func() bool { barrier.Add(1); return q.ram[usedAt]&1 == 0 })
+	time.Sleep(10 * time.Millisecond) // for its last look
 }
 
 var one = [8]byte{1}

@@ -19,8 +19,10 @@ func (q *queue) submitLarge(slot int, text string) {
 // submitHeld is a large request that a helper holds, with one behind it that has been
 // answered.
 func (q *queue) submitHeld() {
-	q.submitLarge(0, "hold")
-	q.submit(1, "behind")
+	q.atOnce(func() {
+		q.submitLarge(0, "hold")
+		q.submit(1, "behind")
+	})
 	q.doKick()
 	q.expect(q.next(), "behind")
 }
@@ -47,9 +49,11 @@ func TestLargeRequestDelaysNobodyBehindIt(t *testing.T) {
 func TestReaderServesLargeRequestsToo(t *testing.T) {
 	m, e, q := largeOnes(t)
 	const n = 6
-	for s := range n {
-		q.submitLarge(s, "hold")
-	}
+	q.atOnce(func() {
+		for s := range n {
+			q.submitLarge(s, "hold")
+		}
+	})
 	q.doKick()
 	eventually(t, "the helper and the reader are busy", func() bool { return e.blocking.Load() == 2 })
 	if n := m.dev.QueueStats(1).Spread.Load(); n != 2 {
@@ -64,10 +68,12 @@ func TestReaderServesLargeRequestsToo(t *testing.T) {
 
 func TestHelperDoesNotWait(t *testing.T) {
 	_, e, q := largeOnes(t)
-	q.submitLarge(0, "block")
-	for s := 1; s < 5; s++ {
-		q.submitLarge(s, "hot")
-	}
+	q.atOnce(func() {
+		q.submitLarge(0, "block")
+		for s := 1; s < 5; s++ {
+			q.submitLarge(s, "hot")
+		}
+	})
 	q.doKick()
 	for range 4 {
 		q.expect(q.next(), "hot")
@@ -81,8 +87,10 @@ func TestWhatIsNotSpread(t *testing.T) {
 	q.submitLarge(0, "alone")
 	q.doKick()
 	q.expect(q.next(), "alone")
-	q.submit(0, "small")
-	q.submit(1, "small")
+	q.atOnce(func() {
+		q.submit(0, "small")
+		q.submit(1, "small")
+	})
 	q.doKick()
 	q.expect(q.next(), "small")
 	q.expect(q.next(), "small")
@@ -93,9 +101,11 @@ func TestWhatIsNotSpread(t *testing.T) {
 
 func TestReaderTakesBackWhatNoHelperHasBegun(t *testing.T) {
 	m, e, q := largeOnes(t)
-	q.submitLarge(0, "hold")
-	q.submitLarge(1, "large")
-	q.submit(2, "behind")
+	q.atOnce(func() {
+		q.submitLarge(0, "hold")
+		q.submitLarge(1, "large")
+		q.submit(2, "behind")
+	})
 	q.doKick()
 	q.answers(2, func(slot int) string { return []string{"", "large", "behind"}[slot] })
 	if n := m.dev.QueueStats(1).Spread.Load(); n != 2 {
@@ -107,9 +117,11 @@ func TestReaderTakesBackWhatNoHelperHasBegun(t *testing.T) {
 		t.Errorf("%d requests counted", n)
 	}
 	// There is as much room as before.
-	q.submitLarge(0, "large")
-	q.submitLarge(1, "large")
-	q.submit(2, "behind")
+	q.atOnce(func() {
+		q.submitLarge(0, "large")
+		q.submitLarge(1, "large")
+		q.submit(2, "behind")
+	})
 	q.doKick()
 	for range 3 {
 		q.next()
@@ -124,9 +136,11 @@ func TestReaderServesWhatAHelperThatCannotStartWasGiven(t *testing.T) {
 	q.expect(q.do(0, "the reader runs"), "the reader runs")
 	e.failNew.Store(true)
 	for i := range 3 {
-		for s := range 5 {
-			q.submitLarge(s, "large")
-		}
+		q.atOnce(func() {
+			for s := range 5 {
+				q.submitLarge(s, "large")
+			}
+		})
 		q.doKick()
 		q.answers(5, func(int) string { return "large" })
 		// After that it is not tried again for a while. Until the first thread has failed, others are given work.
@@ -141,8 +155,10 @@ func TestThereAreNoHelpersWithoutWorkers(t *testing.T) {
 	m, _ := newEchoMachine(t, device.Options{Helpers: 1})
 	q := m.queues[1]
 	q.start()
-	q.submitLarge(0, "large")
-	q.submit(1, "behind")
+	q.atOnce(func() {
+		q.submitLarge(0, "large")
+		q.submit(1, "behind")
+	})
 	q.doKick()
 	q.expect(q.next(), "large")
 	q.expect(q.next(), "behind")

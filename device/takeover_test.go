@@ -27,6 +27,7 @@ func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
 	q.doKick()
 	q.expect(q.next(), "done too")
 	eventually(t, "four are being served", func() bool { return e.blocking.Load() == 4 })
+	q.asleep()
 	q.submit(6, "never seen") // no kick
 
 	heir := newEcho()
