@@ -80,9 +80,18 @@ func (t *Thread) startWriteback(n *inode, f *file, in *fuse.WriteIn, flags int) 
 	if flags&unix.RWF_APPEND != 0 {
 		size = 0 // to the end
 	}
-	switch e := errnoOf(unix.SyncFileRange(f.fd, int64(in.Offset), size, unix.SYNC_FILE_RANGE_WRITE)); e {
-	case 0, unix.EINTR, unix.EAGAIN, unix.ENOMEM:
-	default:
+	e := errnoOf(unix.SyncFileRange(f.fd, int64(in.Offset), size, unix.SYNC_FILE_RANGE_WRITE))
+	if mayHaveLost(e) {
 		n.lost.note(e)
 	}
+}
+
+// mayHaveLost says whether data may be lost where to begin to write it failed with
+// e: not if it was put off, nor if the host does not have or allow the call.
+func mayHaveLost(e unix.Errno) bool {
+	switch e {
+	case 0, unix.EINTR, unix.EAGAIN, unix.ENOMEM, unix.ENOSYS, unix.EPERM, unix.EOPNOTSUPP, unix.EINVAL:
+		return false
+	}
+	return true
 }

@@ -102,6 +102,17 @@ func TestReaderPassesOnAWriteBeforeAnExpectedFsync(t *testing.T) {
 	}
 }
 
+func TestNothingIsLostWhereTheDiskWasNotBegunWith(t *testing.T) {
+	for e, want := range map[unix.Errno]bool{
+		0: false, unix.EINTR: false, unix.EAGAIN: false, unix.ENOMEM: false, unix.ENOSYS: false, unix.EPERM: false,
+		unix.EIO: true, unix.ENOSPC: true, unix.EDQUOT: true, unix.EUCLEAN: true, unix.EBADMSG: true,
+	} {
+		if mayHaveLost(e) != want {
+			t.Errorf("%v: an error for the next FSYNC: %v", e, !want)
+		}
+	}
+}
+
 // Where the host finds no room on the disk it may say so only to who has it begin.
 func TestAnErrorOfBeginningToWriteIsToldByTheNextFsync(t *testing.T) {
 	g := newGuest(t, Options{})

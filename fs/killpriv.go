@@ -24,7 +24,8 @@ import (
 // Such a SETATTR is taken for an announcement of the thread's next request and
 // takes nothing itself: anybody can have it sent, by a chown(2) that names no id.
 // For a file in the window that somebody has open for writing, where no request
-// need follow, it does take the bits that it surely means, which is one reason why FUSE_HANDLE_KILLPRIV_V2 has to be
+// need follow, it does take the bits that it surely means, which is one reason why
+// FUSE_HANDLE_KILLPRIV_V2 has to be
 // asked for with a window.
 // Where that does not tell whether a set-group-ID bit without group execution,
 // by which nobody gains anything, has to go, requests that speak of the bits
