@@ -140,9 +140,6 @@ func (f *FS) negotiate(offered uint64) (uint64, unix.Errno) {
 	} {
 		switch {
 		case o.option == Off:
-		case o.option == IfOffered && o.needs == fuse.CAP_HANDLE_KILLPRIV_V2 && flags&fuse.CAP_MAP_ALIGNMENT != 0:
-			// Writes through the window send no request that could take set-id bits away; left to itself the guest
-			// sends one for that.
 		case offered&o.needs == o.needs:
 			flags |= o.needs
 		case o.option == On && o.needs != fuse.CAP_HANDLE_KILLPRIV_V2:

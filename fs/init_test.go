@@ -79,9 +79,8 @@ func TestWhatINITAgreesOn(t *testing.T) {
 		{name: "no DAX and a guest without killpriv", opts: Options{KillprivV2: IfOffered}, offered: all &^ killpriv, want: inval},
 		{name: "killpriv asked for, and a guest without", opts: Options{KillprivV2: On}, offered: all &^ killpriv, want: inval},
 		{name: "DAX for some files", dax: true, offered: all, want: window | inodeDAX},
-		{name: "DAX for some files leaves killpriv to the guest", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all, want: window | inodeDAX},
-		{name: "DAX with killpriv asked for", dax: true, opts: Options{KillprivV2: On}, offered: all, want: window | inodeDAX | killpriv | trunc},
-		{name: "DAX for all files", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all &^ inodeDAX, want: window | explicit},
+		{name: "DAX for some files, with killpriv", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all, want: window | inodeDAX | killpriv | trunc},
+		{name: "DAX for all files", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all &^ inodeDAX, want: window | explicit | killpriv | trunc},
 		{name: "DAX for all files in an old guest", dax: true, offered: all &^ inodeDAX &^ explicit, want: window},
 		{name: "a guest that mounts without DAX", dax: true, opts: Options{KillprivV2: IfOffered}, offered: all &^ inodeDAX &^ window, want: inval | killpriv | trunc},
 		{name: "locks", opts: Options{PosixLock: true, Flock: true}, offered: all, want: inval | fuse.CAP_POSIX_LOCKS | fuse.CAP_FLOCK_LOCKS},
@@ -131,7 +130,7 @@ func TestASessionTakenOver(t *testing.T) {
 		flags uint64
 	}{
 		{"without DAX", false, fuse.CAP_AUTO_INVAL_DATA | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC},
-		{"with DAX", true, fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HAS_INODE_DAX},
+		{"with DAX", true, fuse.CAP_MAP_ALIGNMENT | fuse.CAP_HAS_INODE_DAX | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

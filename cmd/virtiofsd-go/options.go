@@ -147,7 +147,7 @@ func optionTable(c *config) []option {
 		{name: "security-label", arg: "never|auto|always", optional: "always", def: "never", value: negotiation(&o.SecurityLabel),
 			help: "Store the security label (SELinux) that the guest gives a new file; implies --xattr. auto and always as for --posix-acl. Without a value: always."},
 		{name: "killpriv-v2", value: autoFlag{&o.KillprivV2, fs.On},
-			help: "Clear set-id bits on write, truncate and chown in place of the guest, and warn of a guest that can't leave it to us. By default it is done for guests that can, unless there is a DAX window."},
+			help: "Clear set-id bits on write, truncate and chown in place of the guest, and warn of a guest that can't leave it to us. By default it is done for guests that can."},
 		{name: "no-killpriv-v2", value: autoFlag{&o.KillprivV2, fs.Off},
 			help: "Leave clearing set-id bits to the guest."},
 		{name: "preserve-noatime", value: yes(&o.PreserveNoatime),

@@ -31,7 +31,7 @@ func daxMounted(t *testing.T, dir, window string, options ...string) *guest.VM {
 // a window that holds few of them, and compares them on both sides; and files that are special in other ways.
 func TestDAXFilesOfEverySize(t *testing.T) {
 	dir, control := t.TempDir(), controlSocket(t)
-	vm := daxMounted(t, dir, "32M", "--dax-min-size=4M", "--control-socket="+control)
+	vm := daxMounted(t, dir, "32M", "--dax-min-size=4M", "--xattr", "--control-socket="+control)
 	var archive bytes.Buffer
 	want, err := writeSourceTree(&archive, 2, 300)
 	if err != nil {
@@ -82,6 +82,7 @@ md5sum /tmp/reference`, name, size))
 	t.Run("a program that the host runs", func(t *testing.T) { programOfTheHost(t, vm, dir) })
 	t.Run("a hole, and no name", func(t *testing.T) { filesWithoutBlocksOrNames(t, vm) })
 	t.Run("changes on the host", func(t *testing.T) { changesOnTheHost(t, vm, dir) })
+	t.Run("writes that send nothing", func(t *testing.T) { writesThatSendNothing(t, vm) })
 	run(t, vm, time.Minute, "umount /mnt")
 	t.Run("chosen by the daemon", func(t *testing.T) {
 		daemonChooses(t, vm, tag, "/mnt", dir, control, map[string]int{"mapped": 4 << 20, "mapped-tail": 5<<20 + 1, "small": 4<<20 - 1})

@@ -82,6 +82,23 @@ PY`)
 	}
 }
 
+// writesThatSendNothing overwrites a file in the window. The guest must not ask for its security.capability each time.
+func writesThatSendNothing(t *testing.T, vm *guest.VM) {
+	const writes = 500
+	sent := func() (n int) {
+		for _, count := range interrupts(t, vm) {
+			n += count
+		}
+		return n
+	}
+	run(t, vm, time.Minute, "head -c 64K /dev/zero >/mnt/written && sync /mnt/written")
+	before := sent()
+	run(t, vm, time.Minute, fmt.Sprintf("dd if=/dev/zero of=/mnt/written bs=64 count=%d conv=notrunc status=none && rm /mnt/written", writes))
+	if n := sent() - before; n > writes/5 {
+		t.Errorf("%d interrupts for %d writes", n, writes)
+	}
+}
+
 // changesOnTheHost changes, replaces and cuts a file on the host while a process of the guest has it mapped. It is cut when it
 // has no name in the guest any more: a kernel that asks for its size then complains (docs/compat.md).
 func changesOnTheHost(t *testing.T, vm *guest.VM, dir string) {
