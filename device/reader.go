@@ -100,8 +100,8 @@ func (u *run) look(th Thread, r **request) (idle, sane bool, err error) {
 	if !sane || err != nil {
 		return false, sane, err
 	}
-	if u.brief {
-		u.brief = false
+	if u.takenBack {
+		u.takenBack = false
 		served++
 	}
 	if served > 0 {
@@ -159,10 +159,6 @@ func (u *run) joinHeld() bool {
 	return true
 }
 
-// briefly is how long a request that may block takes if it did not: what comes
-// next is as near then as after any other.
-const briefly = 50 * time.Microsecond
-
 // serveHeld serves the held request while another thread reads. It returns
 // whether the turn is the caller's after that.
 func (u *run) serveHeld(th Thread) (back, sane bool) {
@@ -186,9 +182,7 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 		}
 	}
 	r.chain.Rewind()
-	begun := time.Now()
 	written, v, sane := u.dev.serve(th, r, true)
-	took := time.Since(begun)
 	// The driver need not kick, and so wake the other thread, for what it does as
 	// soon as it has the answer.
 	back = sane && u.turn.take()
@@ -198,7 +192,6 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 	u.finish(r, written, v)
 	u.present()
 	if back {
-		u.brief = took < briefly
 		// The driver takes its time to see the answer.
 		u.pace.step()
 	}

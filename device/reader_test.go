@@ -50,19 +50,6 @@ func TestOneRequestThatMayBlockAtATimeWakesNoWorker(t *testing.T) {
 	}
 }
 
-func TestReaderLooksForMoreAfterWhatDidNotBlock(t *testing.T) {
-	m, e, q := relievedMachine(t, device.Options{BusyPoll: time.Millisecond})
-	close(e.release)
-	stats := m.dev.QueueStats(1)
-	polls := stats.Polls.Load()
-	for range 300 {
-		q.expect(q.do(0, "block"), "block")
-	}
-	if stats.Polls.Load() == polls {
-		t.Error("it sleeps at once")
-	}
-}
-
 func TestRingIsReadWhileItsReaderIsBlocked(t *testing.T) {
 	_, e, q := blockedReader(t, device.Options{})
 	for i := range 100 {

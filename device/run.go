@@ -39,10 +39,9 @@ type run struct {
 	// held is a request that may block, linked, which the reader serves itself
 	// if there is nothing else to do.
 	held *request
-	// brief says that it has just served a request that is not one of a batch, and
-	// briefly.
-	brief bool
-	pace  pace
+	// takenBack says that it has just served a request that it had given to a helper.
+	takenBack bool
+	pace      pace
 
 	mu sync.Mutex
 	// dead means that the ring belongs to the front-end again: nothing of it

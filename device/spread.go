@@ -80,7 +80,7 @@ func (u *run) serveSpread(th Thread) (served, sane bool) {
 	h.room.Add(1)
 	written, v, sane := u.dev.serve(th, r, false)
 	u.finish(r, written, v)
-	u.brief = true
+	u.takenBack = true
 	return true, sane
 }
 
