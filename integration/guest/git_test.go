@@ -9,7 +9,7 @@ import (
 // git makes histories on the share, clones and packs them and checks every object.
 func (s *suite) git(t *testing.T) {
 	t.Run("commits", func(t *testing.T) {
-		run(t, s.vm, 20*time.Minute, fmt.Sprintf(commitsScript, s.size(12, 12, 300)))
+		run(t, s.vm, 20*time.Minute, fmt.Sprintf(commitsScript, s.size(12, 12, 100)))
 	})
 	t.Run("history", func(t *testing.T) {
 		run(t, s.vm, 20*time.Minute, fmt.Sprintf(historyScript, s.size(300, 300, 3000)))
