@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,32 +16,53 @@ type Listener struct {
 	ln *net.UnixListener
 }
 
-// Listen makes a socket at path with the permission bits mode; its group is the
-// caller's to set. It replaces a socket that no process has open, and nothing
-// else. Close removes the path.
-func Listen(path string, mode os.FileMode) (*Listener, error) {
+// Listen makes a socket at path with the permission bits mode and, if gid is not
+// negative, the group gid. Whoever can connect finds both in place. It replaces a
+// socket that no process has open, and nothing else. Close removes the path.
+func Listen(path string, mode os.FileMode, gid int) (*Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	// The path comes into being with the mode of the socket less the umask, so
-	// that nobody gets in before the chmod below.
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var chmodErr error
-		err := c.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), uint32(mode.Perm())) })
-		return errors.Join(err, chmodErr)
-	}}
-	ln, err := lc.Listen(context.Background(), "unix", path)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
+		return nil, fmt.Errorf("making a socket (is the limit of open files reached?): %w", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() // the listener has a descriptor of its own
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		if errors.Is(err, unix.EINVAL) {
 			return nil, fmt.Errorf("listening on %s: the path is longer than a socket's name can be (107 bytes); choose a shorter one", path)
 		}
-		return nil, fmt.Errorf("listening on %s: %w; choose a path in a directory that the daemon's user may write to", path, errors.Unwrap(err))
+		return nil, fmt.Errorf("listening on %s: %w; choose a path in a directory that the daemon's user may write to", path, err)
 	}
+	ln, err := listenBound(f, path, mode, gid)
+	if err != nil {
+		_ = os.Remove(path)
+		return nil, err
+	}
+	return &Listener{ln}, nil
+}
+
+// listenBound gives the socket f, bound to path, its mode and group before anybody can connect to it.
+func listenBound(f *os.File, path string, mode os.FileMode, gid int) (*net.UnixListener, error) {
 	if err := os.Chmod(path, mode.Perm()); err != nil {
-		_ = ln.Close()
 		return nil, fmt.Errorf("setting the mode of the socket: %w; choose a path on a file system that has modes", err)
 	}
-	return &Listener{ln.(*net.UnixListener)}, nil
+	if gid >= 0 {
+		if err := os.Lchown(path, -1, gid); err != nil {
+			return nil, fmt.Errorf("setting the group of the socket: %w; choose a group that the daemon's user is in, or start the daemon as root", err)
+		}
+	}
+	if err := unix.Listen(int(f.Fd()), unix.SOMAXCONN); err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	stream := ln.(*net.UnixListener)
+	stream.SetUnlinkOnClose(true)
+	return stream, nil
 }
 
 // removeStale removes a socket at path that nobody has open. It looks without

@@ -16,7 +16,7 @@ import (
 func TestListenServesOneFrontEndAfterTheOther(t *testing.T) {
 	checkLeaks(t)
 	path := filepath.Join(t.TempDir(), "socket")
-	ln, err := Listen(path, 0o660)
+	ln, err := Listen(path, 0o660, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +50,45 @@ func TestListenServesOneFrontEndAfterTheOther(t *testing.T) {
 	}
 }
 
+func TestModeAndGroupAreInPlaceWhenASocketCanBeConnectedTo(t *testing.T) {
+	mode, gid := os.ModeSocket|0o770, os.Getgid()
+	if os.Getuid() == 0 {
+		gid = 1
+	}
+	path := filepath.Join(t.TempDir(), "socket")
+	to := &unix.SockaddrUnix{Name: path}
+	for range 300 {
+		found := make(chan unix.Stat_t)
+		go func() {
+			var st unix.Stat_t
+			defer func() { found <- st }()
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unix.Close(fd)
+			for deadline := time.Now().Add(10 * time.Second); unix.Connect(fd, to) != nil; {
+				if time.Now().After(deadline) {
+					t.Error("no connection in 10 s")
+					return
+				}
+			}
+			if err := unix.Lstat(path, &st); err != nil {
+				t.Error(err)
+			}
+		}()
+		ln, err := Listen(path, mode, gid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := <-found; st.Mode != unix.S_IFSOCK|0o770 || int(st.Gid) != gid {
+			t.Fatalf("a socket that can be connected to has mode %#o and group %d", st.Mode, st.Gid)
+		}
+		_ = ln.Close()
+	}
+}
+
 func TestListenReplacesOnlyAStaleSocket(t *testing.T) {
 	dir := t.TempDir()
 	stale := filepath.Join(dir, "stale")
@@ -59,11 +98,11 @@ func TestListenReplacesOnlyAStaleSocket(t *testing.T) {
 	}
 	ln.SetUnlinkOnClose(false)
 	_ = ln.Close()
-	l, err := Listen(stale, 0o600)
+	l, err := Listen(stale, 0o600, -1)
 	if err != nil {
 		t.Fatalf("stale socket: %v", err)
 	}
-	if _, err := Listen(stale, 0o600); err == nil || !strings.Contains(err.Error(), "another process listens") {
+	if _, err := Listen(stale, 0o600, -1); err == nil || !strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("live socket: %v", err)
 	}
 	// The look at the live socket was no connection.
@@ -83,17 +122,17 @@ func TestListenReplacesOnlyAStaleSocket(t *testing.T) {
 		if err := make(path); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Listen(path, 0o600); err == nil || !strings.Contains(err.Error(), "is not a socket; remove it") {
+		if _, err := Listen(path, 0o600, -1); err == nil || !strings.Contains(err.Error(), "is not a socket; remove it") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Lstat(path); err != nil {
 			t.Errorf("%s is gone: %v", name, err)
 		}
 	}
-	if _, err := Listen(filepath.Join(dir, strings.Repeat("x", 120)), 0o600); err == nil || !strings.Contains(err.Error(), "choose a shorter one") {
+	if _, err := Listen(filepath.Join(dir, strings.Repeat("x", 120)), 0o600, -1); err == nil || !strings.Contains(err.Error(), "choose a shorter one") {
 		t.Errorf("long path: %v", err)
 	}
-	if _, err := Listen(filepath.Join(dir, "no", "such"), 0o600); err == nil {
+	if _, err := Listen(filepath.Join(dir, "no", "such"), 0o600, -1); err == nil {
 		t.Error("missing directory")
 	}
 }
@@ -164,7 +203,7 @@ func TestListenFD(t *testing.T) {
 
 func TestAcceptEndsWithItsContext(t *testing.T) {
 	checkLeaks(t)
-	l, err := Listen(filepath.Join(t.TempDir(), "socket"), 0o600)
+	l, err := Listen(filepath.Join(t.TempDir(), "socket"), 0o600, -1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func startControl(c *config, window *daxWindow, counters func() stats, log *slog
 	if c.controlSocket == "" {
 		return nil, nil
 	}
-	ln, err := vhostuser.Listen(c.controlSocket, 0o600)
+	ln, err := vhostuser.Listen(c.controlSocket, 0o600, -1)
 	if err != nil {
 		return nil, fmt.Errorf("--control-socket: %w", err)
 	}

@@ -46,17 +46,10 @@ func openEndpoint(c *config) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := vhostuser.Listen(c.socketPath, mode)
+	l, err := vhostuser.Listen(c.socketPath, mode, gid)
 	if err != nil {
 		pid.Close()
 		return nil, err
-	}
-	if gid >= 0 {
-		if err := os.Chown(c.socketPath, -1, gid); err != nil {
-			l.Close()
-			pid.Close()
-			return nil, fmt.Errorf("the group of the socket can't be set: %w; give --socket-group a group that the daemon's user is in, or start the daemon as root", err)
-		}
 	}
 	return &endpoint{Listener: l, pid: pid}, nil
 }

@@ -50,11 +50,16 @@ func TestMemoryComesAndGoesUnderLoad(t *testing.T) {
 					t.Fatalf("%v: %v, %v", req, reply, err)
 				}
 			}
-			// mapped counts the pieces of plugged-in memory that the daemon has mapped.
-			mapped := func() int {
-				maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", d.PID()))
-				must(t, err)
-				return strings.Count(string(maps), "memfd:test")
+			// mapped counts the pieces of plugged-in memory that the daemon has mapped. It waits for their number to fall to
+			// want: what has gone is unmapped behind the reply.
+			mapped := func(want int) int {
+				for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+					maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", d.PID()))
+					must(t, err)
+					if n := strings.Count(string(maps), "memfd:test"); n <= want || time.Now().After(deadline) {
+						return n
+					}
+				}
 			}
 			load := startLoad(t, c, 8)
 			fds := 0
@@ -69,8 +74,10 @@ func TestMemoryComesAndGoesUnderLoad(t *testing.T) {
 				if !bytes.Equal(mem[at:at+chunk], content[:chunk]) {
 					t.Error("the memory that was plugged in does not hold what was read")
 				}
-				if i == 10 && mapped() != 1 {
-					t.Errorf("%d pieces are mapped, want 1", mapped())
+				if i == 10 {
+					if n := mapped(1); n != 1 {
+						t.Errorf("%d pieces are mapped, want 1", n)
+					}
 				}
 				change(frontend.RemMemReg, user)
 				clear(mem)
@@ -90,7 +97,7 @@ func TestMemoryComesAndGoesUnderLoad(t *testing.T) {
 			if n := openFDs(t, d, fds); n > fds {
 				t.Errorf("%d descriptors are open, %d before%s", n, fds, fdList(d))
 			}
-			if n := mapped(); n != 0 {
+			if n := mapped(0); n != 0 {
 				t.Errorf("%d pieces of memory that has gone are mapped", n)
 			}
 		})
