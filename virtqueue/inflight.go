@@ -68,8 +68,7 @@ func resubmission(left []leftOver) (heads []Head) {
 	return heads
 }
 
-// splitInflight keeps struct QueueRegionSplit. Queue.mu guards it, but for begin,
-// which touches only the entry of a chain that nobody else has yet.
+// splitInflight keeps struct QueueRegionSplit. Queue.mu guards it.
 //
 // The process may die between any two stores here, and what it had stored by then
 // is what the next one finds: stores are in the order of the program.

@@ -11,9 +11,13 @@ type packedInflight struct {
 	s       guestmem.Span
 	size    uint16
 	counter uint64
-	batch   []uint16 // first entries of the chains pushed since the last flush
+	batch   []entries // of the chains pushed since the last flush
 	pending []Head
 }
+
+// entries are the first and the last of a chain's. What the region has of the last
+// is only for others: it may have been damaged.
+type entries struct{ first, last uint16 }
 
 // Offsets in QueueRegionPacked and DescStatePacked.
 const (
@@ -78,8 +82,8 @@ func (f *packedInflight) recover(p *packedRing) error {
 	if old.index >= f.size || used.index >= f.size {
 		return fmt.Errorf("the in-flight region is damaged: it says that a packed ring of %d is at %d; start the virtual machine anew", f.size, old.index)
 	}
-	if used != old && p.load(old.index).flags&(packedAvail|packedUsed) == old.flags(true) {
-		// The driver has the whole batch.
+	if used != old && p.load(old.index).flags&(packedAvail|packedUsed) != old.flags(false) {
+		// The driver has the whole batch, and may have made the entry available again.
 		f.s.Put16(pkOldFreeHead, f.s.Load16(pkFreeHead))
 		old = used
 	}
@@ -108,10 +112,12 @@ func (f *packedInflight) collect(p *packedRing) error {
 			return fmt.Errorf("the in-flight region is damaged: %d descriptors in flight in a packed ring of %d; start the virtual machine anew", slots, f.size)
 		}
 		p.scratch = p.scratch[:0]
+		last := i
 		for j, n := i, num; n > 0; n-- {
 			if j >= f.size {
 				return fmt.Errorf("the in-flight region is damaged: entry %d of a packed ring of %d; start the virtual machine anew", j, f.size)
 			}
+			last = j
 			b := f.state(j)
 			p.scratch = append(p.scratch, descriptor{
 				addr: f.s.Load64(b + pkAddr), len: f.s.Load32(b + pkLen),
@@ -123,7 +129,7 @@ func (f *packedInflight) collect(p *packedRing) error {
 			return fmt.Errorf("the in-flight region is damaged: buffer id %d in a packed ring of %d; start the virtual machine anew", id, f.size)
 		}
 		p.insert(Head(id))
-		p.chains[id].state = i
+		p.chains[id].state = entries{i, last}
 		p.q.inFlight[id].Store(1)
 		c := f.s.Load64(at + pkCounter)
 		f.counter = max(f.counter, c+1)
@@ -134,13 +140,13 @@ func (f *packedInflight) collect(p *packedRing) error {
 	return nil
 }
 
-// begin notes that a chain has been popped and returns its first entry.
-func (f *packedInflight) begin(descs []descriptor) (first uint16, err error) {
-	first = f.s.Load16(pkFreeHead)
+// begin notes that a chain has been popped and returns its entries.
+func (f *packedInflight) begin(descs []descriptor) (entries, error) {
+	first := f.s.Load16(pkFreeHead)
 	free, last := first, first
 	for _, d := range descs {
 		if free >= f.size {
-			return 0, fmt.Errorf("%w: the driver has more than %d descriptors in flight", ErrRing, f.size)
+			return entries{}, fmt.Errorf("%w: the driver has more than %d descriptors in flight", ErrRing, f.size)
 		}
 		b := f.state(free)
 		f.s.Put64(b+pkAddr, d.addr)
@@ -157,18 +163,18 @@ func (f *packedInflight) begin(descs []descriptor) (first uint16, err error) {
 	f.s.Put16(a+pkInflight, 1)
 	// With free_head and old_free_head, in one store, the entries are taken.
 	f.s.Put32(pkFreeHead, uint32(free)|uint32(free)<<16)
-	return first, nil
+	return entries{first, last}, nil
 }
 
-// used notes that the chain whose first entry is i is in the next batch.
-func (f *packedInflight) used(i uint16) { f.batch = append(f.batch, i) }
+// used notes that the chain with the entries e is in the next batch.
+func (f *packedInflight) used(e entries) { f.batch = append(f.batch, e) }
 
 // publish notes where the ring will be when the batch is out.
 func (f *packedInflight) publish(p position) {
 	free := f.s.Load16(pkFreeHead)
-	for _, i := range f.batch {
-		f.s.Put16(f.state(f.s.Load16(f.state(i)+pkLast))+pkNext, free)
-		free = i
+	for _, e := range f.batch {
+		f.s.Put16(f.state(e.last)+pkNext, free)
+		free = e.first
 	}
 	f.s.Put16(pkFreeHead, free)
 	_, old := f.usedAt()
@@ -177,8 +183,8 @@ func (f *packedInflight) publish(p position) {
 
 // flushed notes that the batch is out.
 func (f *packedInflight) flushed() {
-	for _, i := range f.batch {
-		f.s.Put16(f.state(i)+pkInflight, 0)
+	for _, e := range f.batch {
+		f.s.Put16(f.state(e.first)+pkInflight, 0)
 	}
 	f.batch = f.batch[:0]
 	f.s.Put16(pkOldFreeHead, f.s.Load16(pkFreeHead))

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -491,6 +492,136 @@ func TestBaseIsThatOfTheInflightRegion(t *testing.T) {
 	})
 }
 
+// TestInflightOfAHeadThatIsReusedAtOnce has one thread flush, and another pop the
+// same head, which the driver reuses as soon as it sees the used index. Whatever the
+// first is still at, the region says that the second has it.
+func TestInflightOfAHeadThatIsReusedAtOnce(t *testing.T) {
+	eachFormat(t, func(t *testing.T, features uint64) {
+		m := newMachine(t)
+		d, cfg := m.driver(1, features), m.config(1, features)
+		cfg.Inflight = m.shared(1, features)
+		cfg.LogUsed = true
+		at := 16
+		if features&FeatureRingPacked != 0 {
+			at = 32
+		}
+		// The log's event is written to in the middle of the flush.
+		log, _ := m.dirtyLog()
+		event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(event)
+		if err := log.SetEvent(event); err != nil {
+			t.Fatal(err)
+		}
+		m.mem.SetLog(log)
+		log.Close()
+		q := m.queue(cfg)
+		begin, flushed := make(chan Head), make(chan bool)
+		go func() {
+			for h := range begin {
+				q.PushHead(h, 0)
+				q.Flush()
+				flushed <- true
+			}
+		}()
+		defer close(begin)
+		var c Chain
+		d.add(in(dataAt, 8))
+		mustPop(t, q, &c)
+		for i := range 2000 {
+			h := c.Head
+			c.Release()
+			begin <- h
+			for deadline := time.Now().Add(10 * time.Second); ; {
+				if _, _, ok := d.used(); ok {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("nothing is used")
+				}
+			}
+			d.add(in(dataAt, 8))
+			mustPop(t, q, &c)
+			<-flushed
+			if cfg.Inflight[at] != 1 {
+				t.Fatalf("request %d is in flight, and the region does not say so", i)
+			}
+		}
+		c.Release()
+	})
+}
+
+// TestCrashBetweenABatchAndItsRecord has the driver go on with what it got before the
+// device, which is killed there, has noted that: the next one takes nothing back.
+func TestCrashBetweenABatchAndItsRecord(t *testing.T) {
+	eachFormat(t, func(t *testing.T, features uint64) {
+		for start := range 8 {
+			m := newMachine(t)
+			d, cfg := m.driver(4, features), m.config(4, features)
+			cfg.Inflight = m.shared(4, features)
+			q := m.queue(cfg)
+			var c Chain
+			for range start {
+				d.add(in(dataAt, 8))
+				mustPop(t, q, &c)
+				q.Push(&c, 0)
+				q.Flush()
+				d.used()
+			}
+			for range 4 {
+				d.add(in(dataAt, 8))
+				mustPop(t, q, &c)
+				q.Push(&c, 0)
+			}
+			pushed := bytes.Clone(cfg.Inflight)
+			if features&FeatureRingPacked != 0 {
+				// What comes before the used elements: free_head, used_idx and its
+				// wrap counter, and the list of free entries.
+				q.Flush()
+				after := cfg.Inflight
+				for k := range 4 {
+					copy(pushed[32+32*k+2:][:2], after[32+32*k+2:])
+				}
+				copy(pushed[12:14], after[12:])
+				copy(pushed[16:18], after[16:])
+				pushed[20] = after[20]
+			} else {
+				q.Flush()
+			}
+			q.Close()
+			copy(cfg.Inflight, pushed)
+			for range 4 {
+				if _, _, ok := d.used(); !ok {
+					t.Fatal("the driver misses a used element")
+				}
+			}
+			cfg.Base = d.base()
+			var want []Head
+			for range 4 {
+				want = append(want, d.add(in(dataAt, 8)))
+			}
+			q, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := q.Resubmit(); len(left) != 0 {
+				t.Fatalf("at %d: chains %v, which the driver got, are served again", start, left)
+			}
+			for _, h := range want {
+				mustPop(t, q, &c)
+				q.Push(&c, 0)
+				q.Flush()
+				if u, _, ok := d.used(); !ok || u != h {
+					t.Fatalf("at %d: used %d, %v instead of %d", start, u, ok, h)
+				}
+			}
+			q.Close()
+		}
+	})
+}
+
 // TestDamagedInflightRegion has regions that no device leaves. They are refused,
 // or the ring works.
 func TestDamagedInflightRegion(t *testing.T) {
@@ -538,6 +669,12 @@ func TestDamagedInflightRegion(t *testing.T) {
 			}
 			le.PutUint16(b[14:], size)
 		}, true},
+		{"packed last outside", packed, func(b []byte) {
+			b[32] = 1
+			le.PutUint16(b[32+4:], 65535)
+			le.PutUint16(b[32+6:], 1)
+			le.PutUint16(b[14:], size)
+		}, false},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := newMachine(t)
@@ -554,6 +691,10 @@ func TestDamagedInflightRegion(t *testing.T) {
 				return
 			}
 			var c Chain
+			for _, h := range q.Resubmit() {
+				q.PushHead(h, 0)
+			}
+			q.Flush()
 			for range 10 {
 				d.add(in(dataAt, 8))
 				if ok, _ := q.Pop(&c); !ok {

@@ -54,9 +54,9 @@ func (p *position) advance(n, size uint16) {
 // packedChain remembers a chain that is in flight: its descriptors in the ring
 // may be overwritten by used elements of others before it is done.
 type packedChain struct {
-	first, last uint16 // its list of slots
-	slots       uint16 // their number; 0: it is not in flight
-	state       uint16 // its first entry in the in-flight region
+	first, last uint16  // its list of slots
+	slots       uint16  // their number; 0: it is not in flight
+	state       entries // in the in-flight region
 }
 
 // packedSlot holds a descriptor of a chain in flight. There are as many as the

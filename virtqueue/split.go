@@ -98,9 +98,17 @@ func (s *splitRing) next(c *Chain) error {
 	s.lastAvail++
 	c.Head = Head(head)
 	if s.inflight != nil {
-		s.inflight.begin(head)
+		s.keep(head)
 	}
 	return s.restore(c, Head(head))
+}
+
+// keep has the in-flight region say that head is in flight. A flush that has just
+// given the driver this head may not have noted that yet.
+func (s *splitRing) keep(head uint16) {
+	s.q.mu.Lock()
+	defer s.q.mu.Unlock() // the region may be gone, which is a panic
+	s.inflight.begin(head)
 }
 
 func (s *splitRing) restore(c *Chain, h Head) error {
