@@ -75,6 +75,32 @@ func TestJoiningRequestsOutliveAPanic(t *testing.T) {
 	})
 }
 
+// Those behind one that panics go to other threads, each by itself.
+func TestThoseThatJoinAreServedOnceAfterAPanic(t *testing.T) {
+	const n = 20
+	m, e, q := joiners(t, device.Options{Workers: 4}, "joint", 0)
+	for i := 3; i < 3+n; i++ {
+		if i == 4 {
+			q.submit(i, "burst")
+		} else {
+			q.submit(i, jointText(i))
+		}
+	}
+	q.doKick()
+	eventually(t, "all wait", func() bool { return m.dev.QueueStats(1).Handed.Load() == n+1 })
+	close(e.release)
+	q.answers(n+1, func(slot int) string {
+		if slot == 4 {
+			return ""
+		}
+		return jointText(slot)
+	})
+	q.none()
+	if got := e.served.Load(); got != n+2 {
+		t.Errorf("%d requests are served, want %d", got, n+2)
+	}
+}
+
 func TestStopWaitsForThoseThatJoin(t *testing.T) {
 	const n = 20
 	_, e, q := joiners(t, device.Options{Workers: 1}, "joint", n)

@@ -80,6 +80,26 @@ func TestLateRequestIsCompletedWhenTheRingGoesOn(t *testing.T) {
 	})
 }
 
+// A request that outlasts a stop may be completed while the reader of the next life
+// serves another, which outlasts the next stop.
+func TestLateRequestIsNotTheOneThatTheReaderServes(t *testing.T) {
+	_, e, q := lateRequest(t)
+	q.start()
+	q.submit(1, "hold later")
+	q.doKick()
+	eventually(t, "the reader serves another", func() bool { return e.blocking.Load() == 2 })
+	close(e.release)
+	q.expect(q.next(), "block")
+	if q.tryStop() == nil {
+		t.Fatal("the reader's request is not counted as late")
+	}
+	q.start()
+	q.expect(q.do(5, "others"), "others")
+	close(e.later)
+	q.expect(q.next(), "hold later")
+	q.none()
+}
+
 func TestLateRequestHoldsUpTheReset(t *testing.T) {
 	m, e, q := lateRequest(t)
 	done := make(chan struct{})

@@ -175,7 +175,8 @@ func (u *run) serveHeld(th Thread) (back, sane bool) {
 	r := u.held
 	u.held = nil
 	for !u.turn.leave() {
-		if u.q.EnableNotify() {
+		// Whoever has sought the turn has taken the call that told of what there is.
+		if u.hasAgain.Load() || u.q.EnableNotify() {
 			u.present()
 			u.route(r, Again)
 			return true, true

@@ -33,6 +33,8 @@ type ring struct {
 	era uint64
 	// kept are the chains that a stop cut short, to be served again.
 	kept []virtqueue.Head
+	// left are those of kept that another process has left in flight.
+	left []virtqueue.Head
 	// still are those that are being served although the ring has stopped:
 	// they must not be served twice.
 	still []virtqueue.Head
@@ -117,7 +119,7 @@ func (r *ring) goOn(u *run) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	u.era = r.era
-	u.again = r.kept
+	u.again, u.left = r.kept, r.left
 	for _, c := range r.done {
 		u.q.PushHead(c.head, c.written)
 	}
@@ -130,7 +132,7 @@ func (r *ring) goOn(u *run) {
 	}
 	u.hasAgain.Store(len(u.again) > 0)
 	u.publish()
-	r.kept, r.done = nil, nil
+	r.kept, r.left, r.done = nil, nil, nil
 	r.run = u
 }
 
@@ -154,6 +156,7 @@ func (r *ring) stop() (base uint32, err error) {
 	late := u.kill()
 	r.run = nil
 	r.kept = append(append(r.kept, u.again...), u.parked...)
+	r.left = append(r.left, u.left...)
 	r.still = append(r.still, late...)
 	r.dev.late.Add(len(late))
 	r.mu.Unlock()
@@ -172,7 +175,7 @@ func (r *ring) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.era++
-	r.kept, r.still, r.done = nil, nil, nil
+	r.kept, r.left, r.still, r.done = nil, nil, nil, nil
 	r.place, r.last = place{}, nil
 }
 
@@ -185,7 +188,7 @@ func (r *ring) late(u *run, h virtqueue.Head, written uint32) {
 	if !r.settle(u, h) {
 		return
 	}
-	if r.run != nil && r.run.push(h, written) {
+	if r.run != nil && r.run.pushLate(h, written) {
 		r.run.publish()
 		return
 	}

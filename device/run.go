@@ -256,6 +256,7 @@ func (d *Device) work(th Thread, r *request) (sane bool) {
 	pushed.publish()
 	for r != nil {
 		next := r.next
+		r.next = nil // each by itself: another thread may get it
 		d.pool.submit(r)
 		r = next
 	}
@@ -326,6 +327,17 @@ func (u *run) push(h virtqueue.Head, written uint32) bool {
 	}
 	u.q.PushHead(h, written)
 	u.serving.Store(0)
+	return true
+}
+
+// pushLate is push for a chain that a life before this one has served.
+func (u *run) pushLate(h virtqueue.Head, written uint32) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.dead {
+		return false
+	}
+	u.q.PushHead(h, written)
 	return true
 }
 

@@ -21,11 +21,14 @@ import (
 //	aside   not on a reader or a worker
 //	joint   as block, but one that joins another does not wait
 //	broken  as joint, and panics then
+//	burst   as joint, but panics at once
+//	hold    waits for release; "hold later" for later
 //	panic   panics
 //	die     not on a reader; panics
 //	long    claims to have written more than there is
 type echo struct {
 	release  chan struct{}
+	later    chan struct{}
 	threads  atomic.Int32 // that exist
 	failNew  atomic.Bool  // NewThread fails
 	served   atomic.Int64
@@ -42,7 +45,7 @@ type echo struct {
 }
 
 func newEcho() *echo {
-	return &echo{release: make(chan struct{}), interrupted: map[int]chan struct{}{}}
+	return &echo{release: make(chan struct{}), later: make(chan struct{}), interrupted: map[int]chan struct{}{}}
 }
 
 func newEchoMachine(t testing.TB, opts device.Options) (*machine, *echo) {
@@ -185,9 +188,20 @@ func (t *echoThread) before(q int, text []byte, mayBlock bool) device.Verdict {
 		t.server.blocking.Add(-1)
 	case "slow": // in line
 		time.Sleep(time.Millisecond)
+	case "burst":
+		if !mayBlock {
+			t.joint = 1
+			return device.Again
+		}
+		t.spoilt = true
+		panic("as told")
 	case "hold": // in line
 		t.server.blocking.Add(1)
-		<-t.server.release
+		if string(text) == "hold later" {
+			<-t.server.later
+		} else {
+			<-t.server.release
+		}
 		t.server.blocking.Add(-1)
 	case "aside":
 		if !mayBlock {

@@ -11,6 +11,12 @@ import (
 // What a daemon that was killed had taken and not completed is served by the one
 // that takes over, once, and nothing else is.
 func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
+	t.Run("at once", func(t *testing.T) { testTakeOver(t, false) })
+	t.Run("after a stop", func(t *testing.T) { testTakeOver(t, true) })
+}
+
+// testTakeOver stops the ring before the second daemon has looked at it, if it is told to.
+func testTakeOver(t *testing.T, stops bool) {
 	m, e := newEchoMachine(t, device.Options{Workers: 4})
 	defer close(e.release)
 	q := m.queues[1]
@@ -44,6 +50,18 @@ func TestRequestsOfADeadDaemonAreServedAgain(t *testing.T) {
 	ring := q.ring(dup(t, q.kick))
 	ring.Base = 0 // the front-end does not know better
 	dev.SetCall(1, dup(t, q.call))
+	if stops {
+		ring.Enabled = false
+		if err := dev.StartRing(1, ring); err != nil {
+			t.Fatal(err)
+		}
+		base, err := dev.StopRing(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ring = q.ring(dup(t, q.kick))
+		ring.Base = base
+	}
 	if err := dev.StartRing(1, ring); err != nil {
 		t.Fatal(err)
 	}

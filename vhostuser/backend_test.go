@@ -487,12 +487,17 @@ func TestStopTakesBackWhatIsNotYetRead(t *testing.T) {
 		{"disabled", SetVringEnable, state(0, 0)},
 		{"stopped", GetVringBase, state(0, 0)},
 		{"reset", ResetDevice, nil},
+		{"kicked by another descriptor", SetVringKick, u64(0)},
 	} {
 		w.enable()
 		m := Mapping{FD: memfd(t, 2<<20), Len: 2 << 20, Writable: true}
 		done := w.mapAsync(context.Background(), m)
 		w.waitReadable()
-		w.send(stop.req, 0, stop.bytes)
+		if stop.req == SetVringKick {
+			w.send(stop.req, 0, stop.bytes, eventfd(t))
+		} else {
+			w.send(stop.req, 0, stop.bytes)
+		}
 		if stop.req == GetVringBase {
 			w.receive(GetVringBase)
 		}

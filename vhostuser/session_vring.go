@@ -83,13 +83,21 @@ func (s *session) setVringAddr(m *message) error {
 func (s *session) setVringKick(m *message) error {
 	i := int(m.vring)
 	v := &s.vrings[i]
-	s.stopVring(i)
+	if v.started {
+		// The stop waits for requests, and some of those for the front-end.
+		s.suspendBackend()
+		s.stopVring(i)
+	}
 	v.dropKick()
 	v.hasKick = true
 	if len(m.fds) > 0 {
 		v.kick = m.takeFD(0)
 	}
-	return s.tryStart(i)
+	err := s.tryStart(i)
+	if err != nil && s.backend != nil && s.runs() {
+		s.backend.resumeLater()
+	}
+	return err
 }
 
 func (s *session) setVringCall(m *message) error {
