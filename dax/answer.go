@@ -99,6 +99,11 @@ func (s *server) call(m *message) error {
 			delete(s.lost, mnt)
 		}
 		return nil
+	case opEnd:
+		if f := s.files[m.file]; f != nil {
+			f.eof.Store(m.off)
+		}
+		return nil
 	case opExact:
 		if f := s.files[m.file]; f != nil && !f.exact {
 			return f.beExact()

@@ -38,7 +38,10 @@
 //
 // Writeback takes no lock of the daemon and is never parked. It is cut at the
 // size of the file, under a gate that a change of size closes (no-write); the
-// gate is closed only after the invalidation, which waits for writeback.
+// gate is closed only after the invalidation, which waits for writeback. It is cut
+// at the end that the pages were read with, too (realFile.eof): who makes the file
+// longer on the host writes into a page that has zeroes there in the window. The
+// guest learns of the new size after those pages have gone ([Op.CatchUp]).
 //
 // # Trust
 //
@@ -81,6 +84,7 @@
 //	a pause is not noticed               TestPauseHoldsSetups
 //	reclaim loses nothing                TestReclaimUnderRewrite
 //	faults make no data of holes         TestFaultsMakeNoData
+//	appends on the host are not lost     TestHostAppendIsNotOverwritten
 //
 // The tests need root and /dev/fuse, and say so if they have not. Each has a
 // watchdog that ends the mount rather than hang.

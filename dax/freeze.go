@@ -133,6 +133,11 @@ func (s *server) thaw(m *message) error {
 			}
 		}
 	}
+	if m.flags&flagEnd != 0 {
+		for _, g := range f.gates {
+			g.eof.Store(m.off)
+		}
+	}
 	s.freezes = slices.Delete(s.freezes, i, i+1)
 	f.release()
 	m.spans = m.spans[:0]

@@ -193,10 +193,22 @@ func (h *hostWatch) event(b []byte, own int32, changed map[*inodeState]bool) {
 func (m *Manager) refresh(op *Op, x *inodeState) {
 	op.lock(x, classMmap, heldExclusive)
 	defer op.End()
-	m.spansOf(op, x, 0, math.MaxInt64)
+	if x.fd >= 0 {
+		m.replaced(op, x, 0, x.size())
+	}
+}
+
+// replaced has the guest read the pages of x again from the one on that has offset
+// from: somebody else has changed the file, which now has size bytes. x's mmap lock
+// is held exclusively. Pages that come back meanwhile are of that file.
+func (m *Manager) replaced(op *Op, x *inodeState, from, size uint64) {
+	m.spansOf(op, x, pageDown(from), math.MaxInt64)
 	for _, s := range op.spans {
 		if err := m.back.invalidate(s); err != nil {
 			m.stats.InvalidateErrors.Add(1)
+			size = min(size, x.eof.Load())
 		}
 	}
+	op.spans = op.spans[:0]
+	m.setEnd(op, x, size)
 }

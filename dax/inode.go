@@ -47,6 +47,11 @@ type inodeState struct {
 	mapFD    int           // what the front-end gets; -1 with Managed
 	writable bool
 
+	// eof is what the server knows as realFile.eof; all that can be with the other
+	// backings. It changes with mmap held exclusively, and when the inode becomes
+	// a mapped one.
+	eof atomic.Uint64
+
 	watchKey string // guarded by hostWatch.mu, except that add and remove do not meet
 
 	// ranges maps file offsets to ranges of the window. Guarded by the
@@ -76,6 +81,14 @@ func (n *Inode) state() *inodeState {
 
 // Mapped says whether the window may show pages of the inode right now.
 func (n *Inode) Mapped() bool { return n.io.Load()&ioMapped != 0 }
+
+// Behind says whether the window may show less of the file than size bytes: somebody
+// else on the host has made it longer. The guest must not learn of that before
+// [Op.CatchUp].
+func (n *Inode) Behind(size uint64) bool { return n.Mapped() && n.state().eof.Load() < size }
+
+// Shown is the size of the file that the window shows, if it is [Inode.Behind].
+func (n *Inode) Shown() uint64 { return n.state().eof.Load() }
 
 // enterFast takes the io lock shared, if the inode is neither mapped nor held
 // exclusively.

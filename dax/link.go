@@ -51,6 +51,8 @@ const (
 	// opExport gives File its descriptor and, with flagPassthrough, a name in
 	// the mount.
 	opExport
+	// opEnd tells that the pages of File in the window's cache hold data up to off.
+	opEnd
 	// opExact has File read no further than asked for.
 	opExact
 	// opCounters answers the counters of the server and the faults per range.
@@ -63,6 +65,7 @@ const (
 const (
 	flagWritable    = 1 << iota // opBind, opExport: the descriptor may be written to
 	flagUnbind                  // opThaw
+	flagEnd                     // opThaw: opEnd for the file whose WRITEs were held back
 	flagClean                   // opBind: the caller has just excluded and invalidated the range
 	flagPassthrough             // opExport
 	flagMeasuring               // opResident: it looks at what is resident; the answer's off is how many threads may fault at a time

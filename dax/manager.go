@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -279,10 +280,32 @@ func (m *Manager) noWrite(op *Op, x *inodeState) error {
 	return m.back.call(&op.msg)
 }
 
+// setEnd notes that the window's pages of x hold the file's data up to size. Where
+// writes are held back the server learns of it when they go on.
+func (m *Manager) setEnd(op *Op, x *inodeState, size uint64) {
+	if m.cfg.Backing != Managed {
+		x.eof.Store(math.MaxUint64)
+		return
+	}
+	x.eof.Store(size)
+	if op.frozen && op.gates[0] == x {
+		return
+	}
+	op.msg = op.message(opEnd)
+	op.msg.file, op.msg.off = x.file.Load(), size
+	if err := m.back.call(&op.msg); err != nil && !m.back.dead.Load() {
+		m.log.Error("telling where a file in the DAX window ends", "err", err)
+	}
+}
+
 // thaw ends what exclude began.
 func (m *Manager) thaw(op *Op, flags uint32) {
 	op.msg = op.message(opThaw)
 	op.msg.id, op.msg.flags = op.freeze, flags
+	if x := op.gates[0]; op.sized && x.fd >= 0 {
+		op.msg.flags |= flagEnd
+		op.msg.off = x.eof.Load()
+	}
 	if err := m.back.call(&op.msg); err != nil && !m.back.dead.Load() {
 		m.log.Error("letting faults of the DAX window go on", "err", err)
 	}

@@ -27,6 +27,7 @@ type Op struct {
 	spans   []span         // to be cleaned
 	gates   [2]*inodeState // whose size changes
 	pending bool           // spans or gates are waiting for Clean
+	sized   bool           // gates are passed: pages up to the new end are the file's
 	frozen  bool
 	freeze  uint32
 	msg     message
@@ -85,7 +86,7 @@ func (op *Op) BeginWrite(ino *Inode, off, n uint64, atEnd bool, buf []WindowBuff
 	op.lock(x, classIO, heldExclusive)
 	op.lock(x, classMmap, heldExclusive)
 	op.lockBuffers(x, buf)
-	size := x.size()
+	size := x.shown()
 	from, to := off, pageUp(addSat(off, n))
 	if atEnd {
 		from = size
@@ -93,8 +94,7 @@ func (op *Op) BeginWrite(ino *Inode, off, n uint64, atEnd bool, buf []WindowBuff
 	}
 	if atEnd || addSat(off, n) > size {
 		// The tail page is zero past the end in the window's cache.
-		from = min(from, size)
-		op.gates[0] = x
+		from, to = op.resize(x, from, to)
 	}
 	op.m.spansOf(op, x, pageDown(from), to)
 	return op.afterBegin(len(buf) == 0)
@@ -106,8 +106,8 @@ func (op *Op) BeginTruncate(ino *Inode, size uint64) error {
 		return nil
 	}
 	x := op.beginExclusive(ino)
-	op.gates[0] = x
-	op.m.spansOf(op, x, pageDown(min(size, x.size())), math.MaxInt64)
+	from, to := op.resize(x, size, math.MaxInt64)
+	op.m.spansOf(op, x, pageDown(from), to)
 	return op.afterBegin(true)
 }
 
@@ -123,15 +123,12 @@ func (op *Op) BeginFallocate(ino *Inode, mode uint32, off, n uint64) error {
 	if x.fd >= 0 && op.m.cfg.Backing == Managed && x.dense.punctured() {
 		op.m.readExactly(op, x)
 	}
-	size := x.size()
 	from, to := off, pageUp(addSat(off, n))
 	if mode&(unix.FALLOC_FL_COLLAPSE_RANGE|unix.FALLOC_FL_INSERT_RANGE) != 0 {
-		to = math.MaxInt64
-		op.gates[0] = x
+		from, to = op.resize(x, from, math.MaxInt64)
 	}
-	if mode&unix.FALLOC_FL_KEEP_SIZE == 0 && addSat(off, n) > size {
-		from = min(from, size)
-		op.gates[0] = x
+	if mode&unix.FALLOC_FL_KEEP_SIZE == 0 && addSat(off, n) > x.shown() {
+		from, to = op.resize(x, from, to)
 	}
 	op.m.spansOf(op, x, pageDown(from), to)
 	return op.afterBegin(true)
@@ -155,13 +152,39 @@ func (op *Op) BeginCopy(src *Inode, srcOff uint64, dst *Inode, dstOff, n uint64)
 		}
 	}
 	op.m.spansOf(op, a, pageDown(srcOff), pageUp(addSat(srcOff, n)))
-	from := dstOff
-	if size := b.size(); addSat(dstOff, n) > size {
-		from = min(from, size)
-		op.gates[0] = b
+	from, to := dstOff, pageUp(addSat(dstOff, n))
+	if addSat(dstOff, n) > b.shown() {
+		from, to = op.resize(b, from, to)
 	}
-	op.m.spansOf(op, b, pageDown(from), pageUp(addSat(dstOff, n)))
+	op.m.spansOf(op, b, pageDown(from), to)
 	return op.afterBegin(true)
+}
+
+// resize notes that op may change the size of x, and extends the pages that it
+// changes, from up to to, by what is not the file's any more then: the page at the
+// end, and all behind it if somebody else has moved the end.
+func (op *Op) resize(x *inodeState, from, to uint64) (uint64, uint64) {
+	op.gates[0] = x
+	shown := x.shown()
+	if shown < x.size() {
+		to = math.MaxInt64
+	}
+	return min(from, shown), to
+}
+
+// CatchUp has the window show all of a file that somebody else on the host has made
+// longer. What the guest has stored to the pages that it replaces is in the file
+// when it returns.
+func (op *Op) CatchUp(ino *Inode) {
+	if op.m == nil || !ino.Mapped() {
+		return
+	}
+	x := ino.state()
+	op.lock(x, classMmap, heldExclusive)
+	defer op.End()
+	if size := x.size(); x.fd >= 0 && size > x.eof.Load() {
+		op.m.replaced(op, x, x.eof.Load(), size)
+	}
 }
 
 func (op *Op) beginExclusive(ino *Inode) *inodeState {
@@ -192,6 +215,7 @@ func (op *Op) Clean() error {
 		return nil
 	}
 	op.pending = false
+	op.sized = op.gates[0] != nil && len(op.spans) == 0
 	if len(op.spans) == 0 {
 		return nil // nothing of the inode is in the window: no page, no writeback
 	}
@@ -207,6 +231,7 @@ func (op *Op) Clean() error {
 			}
 		}
 	}
+	op.sized = op.gates[0] != nil
 	return nil
 }
 
@@ -214,6 +239,9 @@ func (op *Op) Clean() error {
 func (op *Op) End() {
 	if op.m == nil {
 		return
+	}
+	if x := op.gates[0]; op.sized && x.fd >= 0 {
+		op.m.setEnd(op, x, x.size())
 	}
 	if op.frozen {
 		op.m.thaw(op, 0)
@@ -227,7 +255,7 @@ func (op *Op) End() {
 	}
 	op.spans = op.spans[:0]
 	op.gates = [2]*inodeState{}
-	op.pending = false
+	op.pending, op.sized = false, false
 }
 
 // lockBuffers takes the mmap locks, shared, of the inodes whose pages buf lies
@@ -360,6 +388,10 @@ func (x *inodeState) size() uint64 {
 	}
 	return uint64(st.Size)
 }
+
+// shown returns up to where the window's pages hold the file's data, or 0 if it does
+// not show the file.
+func (x *inodeState) shown() uint64 { return min(x.size(), x.eof.Load()) }
 
 const pageMask = 4096 - 1
 

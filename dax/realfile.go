@@ -1,6 +1,7 @@
 package dax
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -45,11 +46,17 @@ type writeback struct {
 	size sync.RWMutex
 
 	werr atomic.Uint32 // the first error that has not been asked for
+
+	// eof is up to where pages in the window's cache hold the file's data. Where
+	// somebody else on the host has made the file longer since, the last page of
+	// before has zeroes behind it, which are not to be written.
+	eof atomic.Uint64
 }
 
 func newRealFile(id uint64, fd int, writable bool) *realFile {
 	f := &realFile{id: id, fd: fd, writable: writable, writeback: new(writeback)}
 	f.refs.Store(1)
+	f.eof.Store(math.MaxUint64)
 	return f
 }
 
@@ -97,15 +104,15 @@ func (f *realFile) readOnce(b []byte, off int64) (int, error) {
 }
 
 // writeBack writes b, a piece of the window's page cache, at offset off, but
-// nothing past the end of the file: what a page holds there is not data. The
-// first error is kept for the next fsync.
+// nothing past the end of the file, or past the end that the page was read with:
+// what a page holds there is not data. The first error is kept for the next fsync.
 func (f *realFile) writeBack(b []byte, off uint64) (written int, err error) {
 	f.size.RLock()
 	defer f.size.RUnlock()
 	var st unix.Stat_t
 	err = unix.Fstat(f.fd, &st)
 	if err == nil {
-		switch size := uint64(st.Size); {
+		switch size := min(uint64(st.Size), f.eof.Load()); {
 		case off >= size:
 			b = nil
 		case size-off < uint64(len(b)):

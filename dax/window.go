@@ -183,7 +183,9 @@ func (m *Manager) prepare(op *Op, x *inodeState, file File) error {
 		return err
 	}
 	m.watch.add(x)
+	x.eof.Store(0) // the guest is told of no size before there is one
 	x.ino.io.Or(ioMapped)
+	m.setEnd(op, x, x.size())
 	return nil
 }
 

@@ -13,15 +13,21 @@ func (t *Thread) getattr() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	size, e := t.attrReply(n)
+	e = t.stat(n, statxMask)
 	if in := overlay[fuse.GetAttrIn](t.in); e == unix.ESTALE && in.Flags_&fuse.FUSE_GETATTR_FH != 0 {
 		if _, e := t.holdByFile(n, true, in.Fh_); e != 0 {
 			return 0, e
 		}
 		defer n.drop()
-		return t.attrReply(n)
+		e = t.stat(n, statxMask)
 	}
-	return size, e
+	if e != 0 {
+		return 0, e
+	}
+	if n.dax.Behind(t.st.Size) && !t.mayBlock {
+		return t.again()
+	}
+	return t.attrOut(n), 0
 }
 
 // attrReply answers with the attributes of n as they are now.
@@ -29,23 +35,50 @@ func (t *Thread) attrReply(n *inode) (int, unix.Errno) {
 	if e := t.stat(n, statxMask); e != 0 {
 		return 0, e
 	}
+	return t.attrOut(n), 0
+}
+
+// attrOut makes the reply with the attributes of n in t.st, and returns its length.
+func (t *Thread) attrOut(n *inode) int {
+	current := t.showSize(n)
 	out := overlay[fuse.AttrOut](t.payload())
 	*out = fuse.AttrOut{}
 	fillAttr(&out.Attr, &t.st)
 	n.tellMode(t.st.Mode)
 	out.Attr.Flags = t.attrFlags(n, n)
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, out.Attr.Flags))
-	return sizeOf[fuse.AttrOut](), 0
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, out.Attr.Flags, current))
+	return sizeOf[fuse.AttrOut]()
+}
+
+// showSize has the DAX window show all of n that the guest is going to learn of from
+// t.st: through the pages of before it would read zeroes behind their end, and write
+// them. On a queue's reader, which can't wait for that, the guest gets the size of
+// before, for no longer than this reply.
+func (t *Thread) showSize(n *inode) (current bool) {
+	if !n.dax.Behind(t.st.Size) {
+		return true
+	}
+	if t.mayBlock {
+		t.op.CatchUp(&n.dax)
+		if !n.dax.Behind(t.st.Size) {
+			return true
+		}
+	}
+	t.st.Size = n.dax.Shown()
+	return false
 }
 
 // attrTimeout is how long the guest may keep the attributes of n in t.st, which
-// it gets with flags.
+// it gets with flags, and which are what they should be if current is set.
 //
 // Those of a set-id file not at all: the replies of what takes the bits hold none,
 // and by a bit that the guest goes on to see it would run a file with another's
 // rights. Those of a file in the window neither, unless all the guest's names
 // are kept for long: what a store to memory changes, the times, no reply tells.
-func (t *Thread) attrTimeout(n *inode, flags uint32) time.Duration {
+func (t *Thread) attrTimeout(n *inode, flags uint32, current bool) time.Duration {
+	if !current {
+		return 0
+	}
 	if n.typ != unix.S_IFREG {
 		return t.fs.attrTimeout
 	}
@@ -88,9 +121,13 @@ func (t *Thread) statx() (int, unix.Errno) {
 	if e := sysStatx(fd, emptyPath, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &t.st); e != 0 {
 		return 0, e
 	}
+	if n.dax.Behind(t.st.Size) && !t.mayBlock {
+		return t.again()
+	}
+	current := t.showSize(n)
 	out := overlay[fuse.StatxOut](t.payload())
 	*out = fuse.StatxOut{}
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, 0))
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, 0, current))
 	out.FromStatx(&t.st)
 	n.tellMode(t.st.Mode)
 	out.Mask &= unix.STATX_BASIC_STATS | unix.STATX_BTIME

@@ -70,10 +70,11 @@ func (t *Thread) resolve(dirfd int, name cstr) (*inode, unix.Errno) {
 func (t *Thread) entry(out *fuse.EntryOut, dir, n *inode) int {
 	*out = fuse.EntryOut{NodeId: n.id}
 	setTimeout(&out.EntryValid, &out.EntryValidNsec, t.fs.entryTimeout)
+	current := t.showSize(n)
 	fillAttr(&out.Attr, &t.st)
 	n.tellMode(t.st.Mode)
 	out.Attr.Flags = t.attrFlags(dir, n)
-	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, out.Attr.Flags))
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.attrTimeout(n, out.Attr.Flags, current))
 	return sizeOf[fuse.EntryOut]()
 }
 
