@@ -82,12 +82,11 @@ func (t *Thread) checkName(s cstr) unix.Errno {
 	case n == 0, n == 1 && s[0] == '.', n == 2 && s[0] == '.' && s[1] == '.':
 		t.fs.bad("name", "a request names \"\", \".\" or \"..\"")
 		return unix.EINVAL
-	case n > nameMax:
-		if n > guestNameMax {
-			t.fs.bad("name", "a name is longer than a guest lets any be")
-		}
+	case n > guestNameMax:
+		t.fs.bad("name", "a name is longer than a guest lets any be")
 		return unix.ENAMETOOLONG
 	}
+	// How long a name may be the host knows: some file systems count characters.
 	for _, c := range s[:n] {
 		if c == '/' {
 			t.fs.bad("name", "a name has a slash")

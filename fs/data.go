@@ -146,14 +146,18 @@ func (t *Thread) write() (int, unix.Errno) {
 	if e != 0 {
 		return 0, e
 	}
-	early := t.writesEarly(n, f)
-	if !t.mayBlock && (early || f.commit.begun() || n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
+	flags := syncFlags(in)
+	early := flags == 0 && t.writesEarly(n, f)
+	if !t.mayBlock && (early || flags != 0 || f.commit.begun() || n.mnt.slow || n.dax.Mapped() || len(bufs) > 0 || f.flags&(unix.O_DIRECT|unix.O_DSYNC) != 0) {
 		return t.again()
 	}
-	flags := 0
+	if f.flags&unix.O_APPEND != 0 && in.WriteFlags&writeCache != 0 {
+		// Wherever the host were told to write this page, it would be appended.
+		return 0, unix.EPERM
+	}
 	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&writeCache == 0 && !t.session.has(fuse.CAP_WRITEBACK_CACHE) {
 		// Another guest or the host may have moved the end of the file.
-		flags = unix.RWF_APPEND
+		flags |= unix.RWF_APPEND
 	}
 	who := callerHasFsetid
 	if in.WriteFlags&writeKillSuidgid != 0 {
@@ -167,6 +171,20 @@ func (t *Thread) write() (int, unix.Errno) {
 		t.startWriteback(n, f, in, flags)
 	}
 	return done, e
+}
+
+// syncFlags returns the RWF_ flags for what the guest wants to be on the disk when
+// the WRITE in is answered, by a flag of the call or of the mount: it may send no
+// FSYNC for that (fuse_write_flags). What it writes back of its cache waits for one.
+func syncFlags(in *fuse.WriteIn) int {
+	switch {
+	case in.WriteFlags&writeCache != 0:
+	case in.Flags&unix.O_SYNC == unix.O_SYNC:
+		return unix.RWF_SYNC
+	case in.Flags&unix.O_DSYNC != 0:
+		return unix.RWF_DSYNC
+	}
+	return 0
 }
 
 // writeData writes what a WRITE holds and answers it.

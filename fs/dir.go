@@ -24,8 +24,9 @@ const (
 	direntType = 18
 	direntName = 19
 
-	// direntMin is the least to read from the host, more than any entry.
-	direntMin = 512
+	// direntMin is the least to read from the host, more than any entry that a guest
+	// takes (FUSE_NAME_MAX is 1024).
+	direntMin = 1072
 	// restMax is the most that is kept.
 	restMax = 2 * direntMin
 )

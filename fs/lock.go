@@ -37,8 +37,9 @@ type ownerFile struct {
 }
 
 // ownerFD returns the descriptor that carries the locks of owner on n, opened if
-// there is none and open says so, or nil. dropOwnerFile must follow.
-func (t *Thread) ownerFD(n *inode, owner uint64, open bool) (*ownerFile, unix.Errno) {
+// there is none and a lock of type typ is to be taken, or nil. dropOwnerFile must
+// follow.
+func (t *Thread) ownerFD(n *inode, owner uint64, typ uint32) (*ownerFile, unix.Errno) {
 	l := &t.fs.locks
 	key := lockOwner{n, owner}
 	l.mu.Lock()
@@ -48,21 +49,13 @@ func (t *Thread) ownerFD(n *inode, owner uint64, open bool) (*ownerFile, unix.Er
 		return of, 0
 	}
 	l.mu.Unlock()
-	if !open {
+	if typ == unix.F_UNLCK {
 		return nil, 0
 	}
 	if e := t.fs.budget.reserveFile(); e != 0 {
 		return nil, unix.ENOLCK
 	}
-	how := unix.O_RDWR
-	if t.fs.opts.ReadOnly {
-		// Nothing of the guest can be open for writing, so no lock needs it.
-		how = unix.O_RDONLY
-	}
-	fd, e := n.openFile(t, how|unix.O_NONBLOCK)
-	if e == unix.EACCES || e == unix.EROFS || e == unix.ETXTBSY || e == unix.EPERM {
-		fd, e = n.openFile(t, unix.O_RDONLY|unix.O_NONBLOCK)
-	}
+	fd, e := t.openForLocks(n, typ)
 	if e != 0 {
 		t.fs.budget.release()
 		return nil, e
@@ -81,6 +74,28 @@ func (t *Thread) ownerFD(n *inode, owner uint64, open bool) (*ownerFile, unix.Er
 	of := &ownerFile{fd: fd, refs: 2}
 	l.owners[key] = of
 	return of, 0
+}
+
+// openForLocks opens n for locks, the first of type typ. A lock for writing needs a
+// descriptor for writing, and the guest may have one that the host would not give
+// again: of a file that is append-only, or whose mode is a newer one.
+func (t *Thread) openForLocks(n *inode, typ uint32) (fd int, e unix.Errno) {
+	hows := []int{unix.O_RDWR, unix.O_RDWR | unix.O_APPEND, unix.O_RDONLY, unix.O_WRONLY, unix.O_WRONLY | unix.O_APPEND}
+	switch {
+	case t.fs.opts.ReadOnly:
+		// Nothing of the guest can be open for writing, so no lock needs it.
+		hows = hows[2:3]
+	case typ == unix.F_WRLCK:
+		hows = []int{hows[0], hows[1], hows[3], hows[4], hows[2]}
+	}
+	for _, how := range hows {
+		fd, e = n.openFile(t, how|unix.O_NONBLOCK)
+		if e != unix.EACCES && e != unix.EROFS && e != unix.ETXTBSY && e != unix.EPERM {
+			return fd, e
+		}
+	}
+	// Not EACCES, which would say that somebody else has the lock.
+	return -1, unix.ENOLCK
 }
 
 func (f *FS) dropOwnerFile(of *ownerFile) {
@@ -177,7 +192,7 @@ func (t *Thread) getlk() (int, unix.Errno) {
 	// about those of others: it would keep it, for who has locked nothing tells
 	// nobody when it ends. The handle's own carries no such locks.
 	fd := f.fd
-	of, e := t.ownerFD(n, in.Owner, false)
+	of, e := t.ownerFD(n, in.Owner, unix.F_UNLCK)
 	if e != 0 {
 		return 0, e
 	}
@@ -277,7 +292,7 @@ func (t *Thread) tryLock(n *inode, f *file, in *fuse.LkIn) unix.Errno {
 	if e != 0 {
 		return e
 	}
-	of, e := t.ownerFD(n, in.Owner, in.Lk.Typ != unix.F_UNLCK)
+	of, e := t.ownerFD(n, in.Owner, in.Lk.Typ)
 	if e != 0 || of == nil {
 		return e
 	}

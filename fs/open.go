@@ -50,7 +50,8 @@ func (t *Thread) openInode(n *inode, flags int, killPriv bool) (fh uint64, opene
 			fd, e = t.openAsAsked(n, flags)
 		}
 		if e == unix.EPERM && asked&unix.O_APPEND != 0 {
-			// An append-only inode takes no other writer; all its writes append.
+			// An append-only inode takes no other writer. The guest, which does not
+			// know that it is one, gets no cache to write back (fileOpenFlags).
 			flags |= unix.O_APPEND
 			fd, e = t.openAsAsked(n, flags)
 		}
@@ -136,14 +137,19 @@ func (t *Thread) fileOpenFlags(n *inode, flags int) uint32 {
 	case CacheAlways:
 		opened = fuse.FOPEN_KEEP_CACHE
 	}
-	dax := t.isDAX(n)
-	if dax {
+	if flags&unix.O_APPEND != 0 {
+		opened = fuse.FOPEN_DIRECT_IO
+	}
+	if t.isDAX(n) {
 		// The guest has no copy of the data. What it would drop is the window's mapping, under the feet of
 		// whoever does I/O on its pages at the moment.
 		opened |= fuse.FOPEN_KEEP_CACHE
 	}
-	if flags&unix.O_ACCMODE != unix.O_RDWR && !(dax && flags&unix.O_ACCMODE == unix.O_WRONLY) && !n.mnt.slow &&
-		!t.session.has(fuse.CAP_POSIX_LOCKS) {
+	stores := flags&unix.O_ACCMODE == unix.O_RDWR
+	if n.typ == unix.S_IFREG && t.session.has(fuse.CAP_MAP_ALIGNMENT) && flags&unix.O_ACCMODE == unix.O_WRONLY {
+		stores = true // by write(2) through the window, which may be only from the next request on
+	}
+	if !stores && !n.mnt.slow && !t.session.has(fuse.CAP_POSIX_LOCKS) {
 		// A FLUSH would find nothing to do: the file can't have been written
 		// through a mapping, and a local file system has nothing to say.
 		opened |= fuse.FOPEN_NOFLUSH

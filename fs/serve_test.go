@@ -11,6 +11,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtiofsd-go/virtiofsd-go/device"
 )
 
 func TestBadRequestsGetTheirError(t *testing.T) {
@@ -618,20 +620,65 @@ func TestAnAppendOnlyFileCanBeAppendedTo(t *testing.T) {
 		t.Skipf("the file system of the test directory, or this user, can't make a file append-only: %v", err)
 	}
 	defer unix.IoctlSetPointerInt(int(host.Fd()), unix.FS_IOC_SETFLAGS, 0)
-	g := newGuest(t, Options{SharedDir: dir})
+	g := newGuest(t, Options{SharedDir: dir, PosixLock: true})
 	n, e := g.lookup(rootID, "f")
 	g.must("LOOKUP", e)
 	if _, e := g.open(n.NodeId, unix.O_WRONLY); e != unix.EPERM {
 		t.Errorf("OPEN without O_APPEND: %v", e)
 	}
-	fh, e := g.open(n.NodeId, unix.O_WRONLY|unix.O_APPEND)
+	rep, e := g.call(opOpen, n.NodeId, le(uint32(unix.O_WRONLY|unix.O_APPEND), uint32(0)))
 	g.must("OPEN with O_APPEND", e)
+	opened := *overlay[fuse.OpenOut](aligned(rep))
+	if opened.OpenFlags&fuse.FOPEN_DIRECT_IO == 0 {
+		t.Error("the guest may cache pages, which can't be written back")
+	}
+	fh := opened.Fh
 	for range 2 {
 		_, e := g.write(n.NodeId, fh, 0, []byte("abc"))
 		g.must("WRITE", e)
 	}
+	g.must("SETLK for writing", g.setlk(n.NodeId, fh, 1, unix.F_WRLCK))
+	// What is written back of a cache would be appended.
+	if _, e := g.call(opWrite, n.NodeId, le(fh, uint64(0), uint32(6), uint32(writeCache), uint64(0), uint32(0), uint32(0), []byte("abcabc"))); e != unix.EPERM {
+		t.Errorf("WRITE of a page of the cache: %v", e)
+	}
 	if got, _ := os.ReadFile(path); string(got) != "abcabc" {
 		t.Errorf("the file holds %q", got)
+	}
+}
+
+// What the guest wants on the disk before the answer is not written by a queue's
+// reader, nor left to a FSYNC.
+func TestWriteThatIsToBeOnTheDisk(t *testing.T) {
+	for _, c := range []struct {
+		name               string
+		flags, write, want uint32
+	}{
+		{"RWF_DSYNC", unix.O_WRONLY | unix.O_DSYNC, 0, unix.RWF_DSYNC},
+		{"RWF_SYNC, mount -o sync", unix.O_WRONLY | unix.O_SYNC, 0, unix.RWF_SYNC},
+		{"neither", unix.O_WRONLY, 0, 0},
+		{"of the cache", unix.O_WRONLY | unix.O_SYNC, writeCache, 0},
+	} {
+		if got := syncFlags(&fuse.WriteIn{Flags: c.flags, WriteFlags: c.write}); got != int(c.want) {
+			t.Errorf("%s: RWF flags %#x, want %#x", c.name, got, c.want)
+		}
+	}
+	dir := t.TempDir()
+	g := newGuest(t, Options{SharedDir: dir})
+	n, fh := g.create(rootID, "f", unix.O_RDWR, 0o600)
+	req := func(flags uint32) []byte {
+		g.unique++
+		body := le(fh, uint64(0), uint32(3), uint32(0), uint64(0), flags, uint32(0), []byte("abc"))
+		return le(uint32(inHeaderLen+len(body)), uint32(opWrite), g.unique, n, uint32(0), uint32(0), uint32(1), uint32(0), body)
+	}
+	if _, v := g.serve(req(unix.O_RDWR), outHeaderLen+8, false); v != device.Done {
+		t.Errorf("a WRITE that need not be on the disk: %v", v)
+	}
+	if _, v := g.serve(req(unix.O_RDWR|unix.O_DSYNC), outHeaderLen+8, false); v != device.Again {
+		t.Errorf("a WRITE with O_DSYNC: %v", v)
+	}
+	if _, v := g.serve(req(unix.O_RDWR|unix.O_DSYNC), outHeaderLen+8, true); v != device.Done {
+		t.Errorf("a WRITE with O_DSYNC on a worker: %v", v)
 	}
 }
 
