@@ -122,7 +122,10 @@ func (s *server) call(m *message) error {
 		c := &s.counters
 		m.values = append(m.values[:0], c.reads.Load(), c.readBytes.Load(), c.writes.Load(), c.writeBytes.Load(),
 			c.parkedReads.Load(), c.discards.Load(), c.readErrors.Load(), c.unbounds.Load())
-		for i := range s.bindings {
+		return nil
+	case opFaults:
+		m.values = m.values[:0]
+		for i := m.off; i < uint64(len(s.bindings)) && len(m.values) < maxFaults; i++ {
 			m.values = append(m.values, s.bindings[i].faults)
 		}
 		return nil

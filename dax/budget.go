@@ -62,11 +62,13 @@ const (
 
 // marks are the water marks in bytes, for that many threads that fault at a time:
 // the lower the more they are, so that what they bring in at once stays within a
-// tenth above the budget, with room for one more that is let go. A quarter of the
-// budget is there for any number.
+// tenth above the budget. To what they have under way comes what they bring in when
+// the engine, with nothing else left, takes the ranges of that: each is let go once
+// in a round of it, with a range that stays. A quarter of the budget is there for any
+// number, so the tenth is not kept where they bring in more than 17/20 of it at once.
 func marks(limit uint64, threads int) (hold, high, low uint64) {
 	hold = limit / 16 * holdWater
-	if most, room := limit+limit/10, uint64(threads+1)*ahead; room < most {
+	if most, room := limit+limit/10, uint64(threads+max(1, threads/2))*ahead; room < most {
 		hold = min(hold, most-room)
 	} else {
 		hold = 0

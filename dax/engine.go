@@ -26,16 +26,20 @@ type engine struct {
 	stopFD int // eventfd that ends the wait for pressure
 	done   sync.WaitGroup
 
-	forgetMu sync.Mutex
-	forgets  []*Inode
-	forgetOp *Op // the loop's own
+	// A thread of its own ends the mappings of inodes that the guest has forgotten:
+	// it waits for their locks, whose holders may wait for memory that only the
+	// engine makes free.
+	forgetMu  sync.Mutex
+	forgets   []*Inode
+	forgotten chan struct{}
 
 	// mu makes one reclaim run at a time. It is taken before any inode's lock.
 	mu      sync.Mutex
 	op      *Op
 	look    uint64
 	victims []victim
-	msg     message // for tell
+	faults  []uint64 // by range, of the last look
+	msg     message  // for tell
 }
 
 // victim is a range that has resident pages.
@@ -57,8 +61,10 @@ const (
 
 func (e *engine) start(m *Manager) {
 	e.m = m
-	e.op, e.forgetOp = m.NewOp(), m.NewOp()
-	e.quit = make(chan struct{})
+	e.op = m.NewOp()
+	e.quit, e.forgotten = make(chan struct{}), make(chan struct{}, 1)
+	e.done.Add(1)
+	go e.forgetLoop()
 	e.stopFD, e.kicked = -1, -1
 	if m.cfg.Backing != Managed {
 		return
@@ -72,6 +78,7 @@ func (e *engine) start(m *Manager) {
 func (e *engine) stop() {
 	close(e.quit)
 	if e.kicked < 0 {
+		e.done.Wait()
 		return
 	}
 	e.kick()
@@ -111,7 +118,6 @@ func (e *engine) loop() {
 			return
 		default:
 		}
-		e.forget()
 		e.balance()
 	}
 }
@@ -242,13 +248,18 @@ func (e *engine) useChance(i uint32) {
 // before dirty, quiet for long before active.
 func (e *engine) findVictims() {
 	e.look++
-	e.op.msg = e.op.message(opCounters)
-	if err := e.m.back.call(&e.op.msg); err != nil || len(e.op.msg.values) < numServerCounters {
-		e.victims = e.victims[:0]
-		return
-	}
-	faults := e.op.msg.values[numServerCounters:]
 	w := &e.m.window
+	faults := e.faults[:0]
+	for len(faults) < len(w.ranges) {
+		e.op.msg = e.op.message(opFaults)
+		e.op.msg.off = uint64(len(faults))
+		if err := e.m.back.call(&e.op.msg); err != nil || len(e.op.msg.values) == 0 {
+			e.victims = e.victims[:0]
+			return
+		}
+		faults = append(faults, e.op.msg.values...)
+	}
+	e.faults = faults
 	w.mu.Lock()
 	e.victims = e.victims[:0]
 	for i := range w.ranges {
@@ -294,15 +305,23 @@ func (e *engine) findVictims() {
 	})
 }
 
-// forget ends the mappings of inodes that were busy when the file system dropped
-// them.
-func (e *engine) forget() {
-	e.forgetMu.Lock()
-	l := e.forgets
-	e.forgets = nil
-	e.forgetMu.Unlock()
-	for _, n := range l {
-		e.m.forgetInode(e.forgetOp, n)
+// forgetLoop ends the mappings of inodes that the file system has dropped.
+func (e *engine) forgetLoop() {
+	defer e.done.Done()
+	op := e.m.NewOp()
+	for {
+		select {
+		case <-e.quit:
+			return
+		case <-e.forgotten:
+		}
+		e.forgetMu.Lock()
+		l := e.forgets
+		e.forgets = nil
+		e.forgetMu.Unlock()
+		for _, n := range l {
+			e.m.forgetInode(op, n)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ func TestResidentStaysUnderBudget(t *testing.T) {
 }
 
 func residentUnderBudget(t *testing.T, threads uint64) {
-	const ranges = 256
+	const ranges = 384
 	const budget = ranges / 8 * RangeSize
 	m, g := guestOfSparseFile(t, ranges, budget)
 	var calls []chan guestReply
@@ -43,6 +43,9 @@ func residentUnderBudget(t *testing.T, threads uint64) {
 		<-c
 	}
 	s := m.Stats()
+	if _, high, _ := marks(budget, int(threads)+1); high == budget/4/holdWater*highWater {
+		t.Fatal("more threads than the budget is kept for")
+	}
 	t.Logf("budget %d, most resident %d, over it at %d of %d looks; %+v", uint64(budget), most, over, looks, s)
 	if over != 0 {
 		t.Errorf("more than a tenth over the budget at %d of %d looks, %d bytes at most", over, looks, most)
@@ -223,5 +226,78 @@ func TestMarksLeaveRoomForEveryThread(t *testing.T) {
 				t.Errorf("budget %d, %d threads: held back from %d on already", budget, threads, hold)
 			}
 		}
+	}
+}
+
+// TestForgettingABusyInodeDoesNotHoldTheEngineUp has the guest forget a mapped inode whose
+// pages somebody uses, who waits for a fault. Over the budget that waits for the engine.
+//
+// To see it fail: in loop, call what forgetLoop does.
+func TestForgettingABusyInodeDoesNotHoldTheEngineUp(t *testing.T) {
+	const ranges = 64
+	m, g := guestOfSparseFile(t, ranges, ranges/8*RangeSize)
+	busy := newTestFile(t, RangeSize, 'b')
+	op, user := m.NewOp(), m.NewOp()
+	if err := m.RemoveMappings(op, []RemoveMapping{{0, RangeSize}}); err != nil {
+		t.Fatal(err)
+	}
+	show(t, m, op, busy, 0, 0)
+	user.lock(busy.state(), classMmap, heldShared)
+	m.Forget(&busy.Inode)
+	m.engine.kick()
+	time.Sleep(50 * time.Millisecond)
+	for i := uint64(1); i < ranges; i++ {
+		g.read(i*RangeSize, RangeSize)
+	}
+	if !busy.Mapped() {
+		t.Error("the inode is no longer mapped, though somebody uses it")
+	}
+	user.End()
+	for end := time.Now().Add(10 * time.Second); busy.Mapped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the inode stays mapped")
+		}
+	}
+}
+
+// TestForgottenInodesLeaveEveryKindOfWindow: the engine works with the managed one only.
+func TestForgottenInodesLeaveEveryKindOfWindow(t *testing.T) {
+	for _, b := range []Backing{Managed, Passthrough, Direct} {
+		t.Run(b.String(), func(t *testing.T) {
+			m := testManager(t, Config{Backing: b})
+			op := m.NewOp()
+			f := newTestFile(t, RangeSize, 'a')
+			show(t, m, op, f, 0, 0)
+			m.Forget(&f.Inode)
+			for end := time.Now().Add(10 * time.Second); f.Mapped(); time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("the inode stays mapped")
+				}
+			}
+		})
+	}
+}
+
+// TestLargeWindow: what is told of each range does not fit into one message.
+func TestLargeWindow(t *testing.T) {
+	const size = 256 << 30
+	m := testManager(t, Config{Window: size, Memory: 1 << 30})
+	watchdog(t, m, 60*time.Second)
+	op := m.NewOp()
+	f := newTestFile(t, RangeSize, 'a')
+	const last = size/RangeSize - 1
+	show(t, m, op, f, 0, last)
+	g := startGuest(t, m)
+	if got := g.read(last*RangeSize, 3); string(got) != "aaa" {
+		t.Fatalf("the last range has %q", got)
+	}
+	if s := m.Stats(); s.Faults == 0 || s.Resident == 0 {
+		t.Errorf("%d faults, %d bytes resident", s.Faults, s.Resident)
+	}
+	if n := m.Reclaim(0); n == 0 {
+		t.Error("nothing was taken back")
+	}
+	if got := g.read(last*RangeSize, 3); string(got) != "aaa" {
+		t.Errorf("after the reclaim the last range has %q", got)
 	}
 }

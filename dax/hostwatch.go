@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,13 +23,13 @@ type hostWatch struct {
 	done   sync.WaitGroup
 
 	mu     sync.Mutex
-	files  map[string]*inodeState // by fsid and file handle
+	files  map[string][]*inodeState // by fsid and file handle; several where one is seen by several mounts
 	warned bool
 }
 
 func (h *hostWatch) start(m *Manager) {
 	h.m, h.fan, h.stopFD = m, -1, -1
-	h.files = make(map[string]*inodeState)
+	h.files = make(map[string][]*inodeState)
 	if m.cfg.Backing != Managed {
 		return
 	}
@@ -74,16 +75,16 @@ func (h *hostWatch) add(x *inodeState) {
 		return
 	}
 	key, err := fileKey(x.fd)
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err == nil {
 		err = unix.FanotifyMark(h.fan, unix.FAN_MARK_ADD, unix.FAN_MODIFY, x.fd, "")
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if err != nil {
 		h.warn(err)
 		return
 	}
-	h.files[key] = x
+	h.files[key] = append(h.files[key], x)
 	x.watchKey = key
 }
 
@@ -92,11 +93,14 @@ func (h *hostWatch) remove(x *inodeState) {
 	if h.fan < 0 || x.watchKey == "" {
 		return
 	}
-	unix.FanotifyMark(h.fan, unix.FAN_MARK_REMOVE, unix.FAN_MODIFY, x.fd, "")
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.files[x.watchKey] == x {
+	left := slices.DeleteFunc(h.files[x.watchKey], func(o *inodeState) bool { return o == x })
+	if len(left) > 0 {
+		h.files[x.watchKey] = left
+	} else {
 		delete(h.files, x.watchKey)
+		unix.FanotifyMark(h.fan, unix.FAN_MARK_REMOVE, unix.FAN_MODIFY, x.fd, "")
 	}
 	x.watchKey = ""
 }
@@ -164,14 +168,14 @@ func (h *hostWatch) event(b []byte, own int32, changed map[*inodeState]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if mask&unix.FAN_Q_OVERFLOW != 0 {
-		for _, x := range h.files {
-			changed[x] = true
+		for _, l := range h.files {
+			for _, x := range l {
+				changed[x] = true
+			}
 		}
 		return
 	}
-	if pid == own || pid == int32(h.m.back.pid) {
-		return
-	}
+	ours := pid == own || pid == int32(h.m.back.pid)
 	for info := b[eventHeader:]; len(info) >= 4; {
 		size := int(ne.Uint16(info[2:]))
 		if size < 4 || size > len(info) {
@@ -180,7 +184,12 @@ func (h *hostWatch) event(b []byte, own int32, changed map[*inodeState]bool) {
 		if info[0] == unix.FAN_EVENT_INFO_TYPE_FID && size >= 20 {
 			// fsid, then struct file_handle, which may be padded.
 			if n := 20 + int(ne.Uint32(info[12:])); n <= size {
-				if x := h.files[string(info[4:n])]; x != nil {
+				l := h.files[string(info[4:n])]
+				if ours && len(l) == 1 {
+					return
+				}
+				// What is done through one of several is a change for the others.
+				for _, x := range l {
 					changed[x] = true
 				}
 			}

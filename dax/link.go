@@ -55,8 +55,11 @@ const (
 	opEnd
 	// opExact has File read no further than asked for.
 	opExact
-	// opCounters answers the counters of the server and the faults per range.
+	// opCounters answers the counters of the server.
 	opCounters
+	// opFaults answers the faults of each range from the one with index off on, of
+	// maxFaults at most.
+	opFaults
 	// opResident tells what the engine does; without a flag, that it has freed
 	// off bytes.
 	opResident
@@ -86,7 +89,7 @@ type message struct {
 	file   uint64
 	off    uint64
 	spans  []span
-	values []uint64 // answers to opCounters and opLost
+	values []uint64 // answers to opCounters, opFaults and opLost
 	fd     int      // -1 for none; owned by the receiver
 }
 
@@ -144,7 +147,11 @@ func (m *message) decode(b []byte) error {
 	return nil
 }
 
-const linkBuffer = messageHeader + 16*maxSpans + 8*(32<<10)
+// maxFaults is how many ranges one answer to opFaults tells of: a message has to fit
+// into what a socket takes at once.
+const maxFaults = 8 << 10
+
+const linkBuffer = messageHeader + 16*maxSpans + 8*maxFaults
 
 func newLink(fd int) *link {
 	return &link{fd: fd, buf: make([]byte, linkBuffer), oob: make([]byte, unix.CmsgSpace(4))}

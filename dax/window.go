@@ -333,8 +333,7 @@ func (m *Manager) removeEverything() {
 }
 
 // Forget ends the mappings of an inode that the file system drops, and that must
-// not be mapped again. It does not wait: an inode that is busy is left to the
-// engine. The file system sends it here from FORGET, which waits for nothing.
+// not be mapped again. It does not wait. The file system sends it here from FORGET, which waits for nothing.
 func (m *Manager) Forget(ino *Inode) {
 	if m == nil || !ino.Mapped() {
 		return
@@ -343,7 +342,10 @@ func (m *Manager) Forget(ino *Inode) {
 	e.forgetMu.Lock()
 	e.forgets = append(e.forgets, ino)
 	e.forgetMu.Unlock()
-	e.kick()
+	select {
+	case e.forgotten <- struct{}{}:
+	default:
+	}
 }
 
 func (m *Manager) forgetInode(op *Op, ino *Inode) {
