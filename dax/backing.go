@@ -35,6 +35,10 @@ type backing struct {
 	kicked int // eventfd: the server has brought in many pages
 	segs   []segment
 
+	// copies says that the kernel counts a page as written as soon as it has
+	// copied it for the server (up to Linux 6.15): only fsync waits for that.
+	copies bool
+
 	// hole is memory that cannot be read: a direct write from it drops
 	// pages and writes nothing.
 	hole []byte
@@ -163,6 +167,7 @@ func (b *backing) open() error {
 		}
 		b.segs[i] = s
 	}
+	b.copies = copiesForWriteback()
 	var st unix.Stat_t
 	if err := unix.Fstat(b.segs[0].rw, &st); err != nil {
 		return fmt.Errorf("dax: the window: %w", err)
@@ -302,9 +307,26 @@ func (b *backing) invalidate(w span) error {
 // writeBack writes the dirty pages of w to its files and waits for that.
 func (b *backing) writeBack(w span) error {
 	return b.pieces(w, b.cfg.segment, func(s segment, off, n int64) error {
-		return unix.SyncFileRange(s.rw, off, n,
+		err := unix.SyncFileRange(s.rw, off, n,
 			unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		if err == nil && b.copies {
+			// All of the segment's pages, but there is no other call that does
+			// not map it.
+			err = unix.Fsync(s.rw)
+		}
+		return err
 	})
+}
+
+// copiesForWriteback says whether this kernel's FUSE writes copies of pages back. One
+// that does not tell its version is taken for an old one.
+func copiesForWriteback() bool {
+	var u unix.Utsname
+	major, minor := 0, 0
+	if unix.Uname(&u) == nil {
+		_, _ = fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	}
+	return major < 6 || major == 6 && minor < 16
 }
 
 // dropUnused drops pages of w that are clean and that nobody has mapped.
