@@ -38,7 +38,7 @@ func (t *Thread) read() (int, unix.Errno) {
 	}
 	defer t.op.End()
 	if t.mayBlock || n.mnt.memory {
-		return t.readAll(f, off, size)
+		return t.readAll(f, off, size, f.isDirect(in.Flags))
 	}
 	if !n.mnt.nowait.Load() || f.flags&unix.O_DIRECT != 0 {
 		return t.again()
@@ -103,10 +103,11 @@ func (c *coldness) hit() {
 	}
 }
 
-func (t *Thread) readAll(f *file, off int64, size int) (int, unix.Errno) {
+func (t *Thread) readAll(f *file, off int64, size int, direct bool) (int, unix.Errno) {
+	fd := t.ioFD(f, direct)
 	done := 0
 	for done < size {
-		got, err := t.rep.ReadFrom(f.fd, off+int64(done), size-done, 0)
+		got, err := t.rep.ReadFrom(fd, off+int64(done), size-done, 0)
 		if e := errnoOf(err); e == unix.EINTR {
 			continue
 		} else if e != 0 {
@@ -119,7 +120,7 @@ func (t *Thread) readAll(f *file, off int64, size int) (int, unix.Errno) {
 		}
 		t.rep.Skip(got)
 		done += got
-		if f.flags&unix.O_DIRECT != 0 {
+		if direct {
 			// The rest of a direct read need not be aligned.
 			break
 		}
@@ -193,14 +194,15 @@ func (t *Thread) writeData(n *inode, f *file, in *fuse.WriteIn, bufs []dax.Windo
 		return 0, e
 	}
 	defer t.op.End()
+	fd := t.ioFD(f, in.WriteFlags&writeCache == 0 && f.isDirect(in.Flags))
 	if len(bufs) > 0 {
-		done, e := t.writeCopied(f, int(in.Size), int64(in.Offset), flags)
+		done, e := t.writeCopied(fd, int(in.Size), int64(in.Offset), flags)
 		return t.writeReply(in, done, e)
 	}
 	var e unix.Errno
 	done := 0
 	for done < int(in.Size) {
-		put, err := t.req.WriteTo(f.fd, int64(in.Offset)+int64(done), int(in.Size)-done, flags)
+		put, err := t.req.WriteTo(fd, int64(in.Offset)+int64(done), int(in.Size)-done, flags)
 		if e = errnoOf(err); e == unix.EINTR {
 			continue
 		}

@@ -23,6 +23,9 @@ type file struct {
 	cold   coldness
 	commit commitPattern
 	fs     *FS
+	// buffered is another descriptor, without the O_DIRECT that flags has; 0: there
+	// is none. See ioFD.
+	buffered atomic.Int32
 }
 
 // addFile gives the guest a handle of the open descriptor fd, which has been
@@ -82,10 +85,46 @@ func (f *file) drop() {
 	}
 	unix.Close(f.fd)
 	f.fs.budget.release()
+	if fd := f.buffered.Load(); fd != 0 {
+		unix.Close(int(fd))
+		f.fs.budget.release()
+	}
 	f.inode.openHandles.Add(-1)
 	if f.flags&unix.O_ACCMODE != unix.O_RDONLY {
 		f.inode.writers.Add(-1)
 	}
+}
+
+// isDirect says whether a READ or WRITE through f with the guest's open flags goes past
+// the host's page cache. The guest's file may have lost its O_DIRECT (F_SETFL), and
+// what the guest writes back of its own cache it sends through any of its files.
+func (f *file) isDirect(flags uint32) bool {
+	return f.flags&unix.O_DIRECT != 0 && flags&unix.O_DIRECT != 0
+}
+
+// ioFD returns the descriptor of f for a READ or WRITE that is direct, or is not: the
+// host refuses one that is not aligned with O_DIRECT. It is valid as long as f is held.
+func (t *Thread) ioFD(f *file, direct bool) int {
+	if f.flags&unix.O_DIRECT == 0 || direct {
+		return f.fd
+	}
+	if fd := f.buffered.Load(); fd != 0 {
+		return int(fd)
+	}
+	if t.fs.budget.reserveFile() != 0 {
+		return f.fd
+	}
+	fd, e := sysOpenat(unix.AT_FDCWD, t.fdName(f.fd), f.flags&^(unix.O_DIRECT|unix.O_TRUNC|unix.O_NOFOLLOW)|unix.O_NONBLOCK, 0)
+	if e != 0 || fd == 0 || !f.buffered.CompareAndSwap(0, int32(fd)) {
+		if e == 0 {
+			unix.Close(fd)
+		}
+		t.fs.budget.release()
+	}
+	if fd := f.buffered.Load(); fd != 0 {
+		return int(fd)
+	}
+	return f.fd
 }
 
 // closeAllFiles drops every handle of the guest.

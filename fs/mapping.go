@@ -129,7 +129,7 @@ func (t *Thread) windowExtent(gpa uint64, n int) (next, inside int) {
 // writeCopied writes data that lie in the window: they are copied out first,
 // while their pages are locked, for writing them from there would have the host
 // fault in pages that Clean has locked out.
-func (t *Thread) writeCopied(f *file, size int, off int64, flags int) (int, unix.Errno) {
+func (t *Thread) writeCopied(fd, size int, off int64, flags int) (int, unix.Errno) {
 	data := make([]byte, size)
 	if _, err := t.req.CopyOut(data); err != nil {
 		return 0, unix.EFAULT
@@ -139,7 +139,7 @@ func (t *Thread) writeCopied(f *file, size int, off int64, flags int) (int, unix
 	}
 	done := 0
 	for done < len(data) {
-		put, err := unix.Pwritev2(f.fd, [][]byte{data[done:]}, off+int64(done), flags)
+		put, err := unix.Pwritev2(fd, [][]byte{data[done:]}, off+int64(done), flags)
 		if e := errnoOf(err); e == unix.EINTR {
 			continue
 		} else if e != 0 || put == 0 {

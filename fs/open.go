@@ -237,9 +237,24 @@ func (t *Thread) createExisting(dir *inode, dirfd int, name cstr, in *fuse.Creat
 	if e != 0 {
 		return 0, e
 	}
-	fh, opened, e := t.openInode(n, int(in.Flags), in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0)
+	var fh uint64
+	var opened uint32
+	switch n.typ {
+	case unix.S_IFDIR:
+		e = unix.EISDIR
+	case unix.S_IFREG, unix.S_IFLNK:
+		fh, opened, e = t.openInode(n, int(in.Flags), in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0)
+	default:
+		// Somebody has just made it. The guest takes no answer but for a file, and
+		// would give neither the handle nor the lookup back.
+		e = unix.ENXIO
+	}
 	if e == 0 && int(in.Flags)&unix.O_TRUNC != 0 {
-		e = t.stat(n, statxMask)
+		if e = t.stat(n, statxMask); e != 0 {
+			if f := t.fs.files.get(fh); f != nil && t.fs.files.remove(fh) {
+				f.drop()
+			}
+		}
 	}
 	if e != 0 {
 		t.fs.inodes.forget(n.id, 1)
