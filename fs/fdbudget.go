@@ -20,12 +20,21 @@ type fdBudget struct {
 	// blind counts the removals that have not looked for their victim: no
 	// sweep may take its descriptor.
 	blind atomic.Int64
+	// spared is how many descriptors more are taken without a sweep: the last one
+	// has closed none, and looked at all inodes for it.
+	spared atomic.Int64
 
-	mu   sync.Mutex // held over one sweep
-	hand uint32     // where the next sweep starts, guarded by mu
+	mu     sync.Mutex // held over one sweep
+	hand   uint32     // where the next sweep starts, guarded by mu
+	looked uint64     // inodes that sweeps have looked at, guarded by mu
 }
 
-const sweepGoal = 64
+const (
+	sweepGoal = 64
+	// sweepShare is how many inodes a sweep that closes none may look at for each
+	// descriptor: where no file handles are to be had, none ever does.
+	sweepShare = 16
+)
 
 // reserveInode takes one descriptor for an inode.
 func (b *fdBudget) reserveInode() unix.Errno { return b.reserve(b.pins) }
@@ -36,6 +45,9 @@ func (b *fdBudget) reserveFile() unix.Errno { return b.reserve(b.limit) }
 func (b *fdBudget) reserve(soft int64) unix.Errno {
 	n := b.count.Add(1)
 	if b.limit == 0 || n <= soft {
+		return 0
+	}
+	if n <= b.limit && b.spared.Load() > 0 && b.spared.Add(-1) >= 0 {
 		return 0
 	}
 	b.sweep()
@@ -76,5 +88,10 @@ func (b *fdBudget) sweep() {
 			}
 			return closed < sweepGoal
 		})
+	}
+	b.looked += uint64(seen)
+	b.spared.Store(0)
+	if closed == 0 {
+		b.spared.Store(int64(seen / sweepShare))
 	}
 }
