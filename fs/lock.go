@@ -34,6 +34,7 @@ type ownerFile struct {
 	fd   int
 	refs int
 	via  uint64 // the guest's handle by which the owner locked last
+	pid  uint32 // the process that did, in the guest
 }
 
 // ownerFD returns the descriptor that carries the locks of owner on n, opened if
@@ -211,13 +212,44 @@ func (t *Thread) getlk() (int, unix.Errno) {
 		if lk.Len != 0 {
 			out.Lk.End = uint64(lk.Start + lk.Len - 1)
 		}
-		// The owner is another guest's or the host's process, which this
-		// guest has no pid for.
-		if lk.Pid > 0 {
-			out.Lk.Pid = uint32(lk.Pid)
-		}
+		// For another guest's or the host's process this guest has no pid, and
+		// gets 0.
+		out.Lk.Pid = t.fs.lockHolder(n, in.Owner, lk)
 	}
 	return sizeOf[fuse.LkOut](), 0
+}
+
+// lockHolder returns the process of this guest, other than owner, that holds the lock lk
+// on n, or 0. The host does not say who has a lock of an open file description; but
+// for that one alone the lock is no obstacle.
+func (f *FS) lockHolder(n *inode, owner uint64, lk unix.Flock_t) uint32 {
+	l := &f.locks
+	var others []*ownerFile
+	l.mu.Lock()
+	for key, of := range l.owners {
+		if key.inode == n && key.owner != owner && of.pid != 0 {
+			of.refs++
+			others = append(others, of)
+		}
+	}
+	l.mu.Unlock()
+	holder, free := uint32(0), 0
+	for _, of := range others {
+		// As strong as can be: locks for reading do not exclude each other.
+		probe := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: lk.Start, Len: lk.Len}
+		e := sysFcntlLock(of.fd, unix.F_OFD_GETLK, &probe)
+		if e == 0 && probe.Type == unix.F_UNLCK {
+			l.mu.Lock()
+			holder = of.pid
+			l.mu.Unlock()
+			free++
+		}
+		f.dropOwnerFile(of)
+	}
+	if free != 1 {
+		return 0 // it is nobody's of this guest, or has just been given back
+	}
+	return holder
 }
 
 // setlk serves FUSE_SETLK: it never waits.
@@ -299,7 +331,7 @@ func (t *Thread) tryLock(n *inode, f *file, in *fuse.LkIn) unix.Errno {
 	defer t.fs.dropOwnerFile(of)
 	if in.Lk.Typ != unix.F_UNLCK {
 		t.fs.locks.mu.Lock()
-		of.via = f.id
+		of.via, of.pid = f.id, in.Lk.Pid
 		t.fs.locks.mu.Unlock()
 		f.locked.Store(true)
 	}

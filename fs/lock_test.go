@@ -169,3 +169,48 @@ func TestALockOpensNothingForWritingInAReadOnlyShare(t *testing.T) {
 		}
 	}
 }
+
+// A process that finds a lock taken may ask by whom.
+func TestGetlkNamesTheGuestsProcess(t *testing.T) {
+	dir := t.TempDir()
+	g := newGuest(t, Options{SharedDir: dir, PosixLock: true})
+	node, fh := g.create(rootID, "f", unix.O_RDWR, 0o644)
+	set := func(owner uint64, first, last uint64, typ, pid uint32) {
+		t.Helper()
+		_, e := g.call(opSetlk, node, le(fh, owner, first, last, typ, pid, uint32(0), uint32(0)))
+		g.must("SETLK", e)
+	}
+	get := func(owner, first, last uint64) fuse.FileLock {
+		t.Helper()
+		rep, e := g.call(opGetlk, node, le(fh, owner, first, last, uint32(unix.F_WRLCK), uint32(1), uint32(0), uint32(0)))
+		g.must("GETLK", e)
+		return overlay[fuse.LkOut](aligned(rep)).Lk
+	}
+	set(1, 0, 9, unix.F_WRLCK, 1001)
+	set(2, 20, 29, unix.F_RDLCK, 1002)
+	host, err := os.OpenFile(filepath.Join(dir, "f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	if err := unix.FcntlFlock(host.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: 40, Len: 10}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name        string
+		first, last uint64
+		typ, pid    uint32
+	}{
+		{"of one", 5, 6, unix.F_WRLCK, 1001},
+		{"of the other", 25, 35, unix.F_RDLCK, 1002},
+		{"of the host", 40, 41, unix.F_WRLCK, 0},
+		{"of nobody", 60, 61, unix.F_UNLCK, 0},
+	} {
+		if lk := get(3, c.first, c.last); lk.Typ != c.typ || lk.Pid != c.pid {
+			t.Errorf("a lock %s: type %d, process %d, want %d and %d", c.name, lk.Typ, lk.Pid, c.typ, c.pid)
+		}
+	}
+	if lk := get(1, 0, 9); lk.Typ != unix.F_UNLCK {
+		t.Errorf("its own lock: type %d", lk.Typ)
+	}
+}
