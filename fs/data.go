@@ -256,13 +256,36 @@ func (t *Thread) lseek() (int, unix.Errno) {
 			return 0, e
 		}
 	}
-	off, err := unix.Seek(f.fd, int64(in.Offset), int(in.Whence))
-	if err != nil {
-		return 0, errnoOf(err)
+	off := int64(in.Offset)
+	if t.fs.opts.Cache == CacheAlways && n.writers.Load() > 0 && !n.dax.Mapped() {
+		// Somebody may have stored to a mapping what is a hole here, and no open of the
+		// file has the guest write that back.
+		if off, e = t.seekAllData(n, off, int(in.Whence)); e != 0 {
+			return 0, e
+		}
+	} else {
+		var err error
+		if off, err = unix.Seek(f.fd, off, int(in.Whence)); err != nil {
+			return 0, errnoOf(err)
+		}
 	}
 	out := overlay[fuse.LseekOut](t.payload())
 	out.Offset = uint64(off)
 	return sizeOf[fuse.LseekOut](), 0
+}
+
+// seekAllData is lseek in a file without holes.
+func (t *Thread) seekAllData(n *inode, off int64, whence int) (int64, unix.Errno) {
+	if e := t.stat(n, unix.STATX_SIZE); e != 0 {
+		return 0, e
+	}
+	switch {
+	case off < 0 || uint64(off) >= t.st.Size:
+		return 0, unix.ENXIO
+	case whence == unix.SEEK_HOLE:
+		return int64(t.st.Size), 0
+	}
+	return off, 0
 }
 
 // fallocate serves FUSE_FALLOCATE with every mode that the host takes.
