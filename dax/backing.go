@@ -304,18 +304,32 @@ func (b *backing) invalidate(w span) error {
 	})
 }
 
-// writeBack writes the dirty pages of w to its files and waits for that.
-func (b *backing) writeBack(w span) error {
-	return b.pieces(w, b.cfg.segment, func(s segment, off, n int64) error {
-		err := unix.SyncFileRange(s.rw, off, n,
-			unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
-		if err == nil && b.copies {
-			// All of the segment's pages, but there is no other call that does
-			// not map it.
-			err = unix.Fsync(s.rw)
+// writeBack writes the dirty pages of the spans to their files and waits for that.
+func (b *backing) writeBack(spans ...span) error {
+	for _, w := range spans {
+		err := b.pieces(w, b.cfg.segment, func(s segment, off, n int64) error {
+			return unix.SyncFileRange(s.rw, off, n,
+				unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+		})
+		if err != nil {
+			return err
 		}
-		return err
-	})
+	}
+	if !b.copies {
+		return nil
+	}
+	for i, s := range b.segs {
+		segment := span{uint64(i) * b.cfg.segment, b.cfg.segment}
+		if !overlapsAny(spans, segment) {
+			continue
+		}
+		// All of the segment's pages, but there is no other call that does not
+		// map it.
+		if err := unix.Fsync(s.rw); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copiesForWriteback says whether this kernel's FUSE writes copies of pages back. One

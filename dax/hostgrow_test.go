@@ -156,3 +156,39 @@ func TestGuestStoresBehindTheOldEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestHostAppendBesideTheGuestsWrite has somebody else append while the guest's WRITE, which
+// makes the file longer too, is under way: what is behind the pages that it took away from
+// the window is not shown by that.
+func TestHostAppendBesideTheGuestsWrite(t *testing.T) {
+	f := newTestFile(t, 100, 'a')
+	m, op, g := blind(t, f)
+	if got := g.read(8192, 1); got[0] != 0 {
+		t.Fatalf("behind the end there is %q", got)
+	}
+	if err := op.BeginWrite(&f.Inode, 100, 100, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(bytes.Repeat([]byte{'g'}, 100), 100); err != nil {
+		t.Fatal(err)
+	}
+	grow(t, f, strings.Repeat("h", 10000))
+	op.End()
+	if !f.Behind(10200) {
+		t.Fatal("the window is taken to show what was appended")
+	}
+	op.CatchUp(&f.Inode)
+	if f.Behind(10200) {
+		t.Error("the window does not show what was appended")
+	}
+	if got := g.read(8192, 1); got[0] != 'h' {
+		t.Errorf("the guest reads %q", got)
+	}
+	g.write(8193, []byte("stored"))
+	if err := m.Sync(op, &f.Inode); err != nil {
+		t.Fatal(err)
+	}
+	if got := hostContent(t, f); len(got) != 10200 || string(got[8192:8200]) != "hstoredh" || got[199] != 'g' {
+		t.Errorf("the file has %d bytes, %q", len(got), got[8192:8200])
+	}
+}

@@ -202,9 +202,14 @@ func (h *hostWatch) event(b []byte, own int32, changed map[*inodeState]bool) {
 func (m *Manager) refresh(op *Op, x *inodeState) {
 	op.lock(x, classMmap, heldExclusive)
 	defer op.End()
-	if x.fd >= 0 {
-		m.replaced(op, x, 0, x.size())
+	if x.fd < 0 {
+		return
 	}
+	size, ok := x.knownSize()
+	if !ok {
+		size = x.eof.Load()
+	}
+	m.replaced(op, x, 0, size)
 }
 
 // replaced has the guest read the pages of x again from the one on that has offset

@@ -280,22 +280,30 @@ func (m *Manager) noWrite(op *Op, x *inodeState) error {
 	return m.back.call(&op.msg)
 }
 
-// setEnd notes that the window's pages of x hold the file's data up to size. Where
-// writes are held back the server learns of it when they go on.
+// setEnd notes that the window's pages of x hold the file's data up to size. The guest
+// must not learn of a size up to which the server does not write: it learns of a larger
+// one after the server has. Where writes are held back that does when they go on.
 func (m *Manager) setEnd(op *Op, x *inodeState, size uint64) {
 	if m.cfg.Backing != Managed {
 		x.eof.Store(math.MaxUint64)
 		return
 	}
-	x.eof.Store(size)
 	if op.frozen && op.gates[0] == x {
+		x.eof.Store(size)
 		return
+	}
+	if size < x.eof.Load() {
+		x.eof.Store(size)
 	}
 	op.msg = op.message(opEnd)
 	op.msg.file, op.msg.off = x.file.Load(), size
-	if err := m.back.call(&op.msg); err != nil && !m.back.dead.Load() {
-		m.log.Error("telling where a file in the DAX window ends", "err", err)
+	if err := m.back.call(&op.msg); err != nil {
+		if !m.back.dead.Load() {
+			m.log.Error("telling where a file in the DAX window ends; the guest sees no more of it until it maps it anew", "err", err)
+		}
+		return
 	}
+	x.eof.Store(size)
 }
 
 // thaw ends what exclude began.

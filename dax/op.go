@@ -28,6 +28,7 @@ type Op struct {
 	gates   [2]*inodeState // whose size changes
 	pending bool           // spans or gates are waiting for Clean
 	sized   bool           // gates are passed: pages up to the new end are the file's
+	upTo    uint64         // where the pages end that the file whose size changes gets anew
 	frozen  bool
 	freeze  uint32
 	msg     message
@@ -169,6 +170,7 @@ func (op *Op) resize(x *inodeState, from, to uint64) (uint64, uint64) {
 	if shown < x.size() {
 		to = math.MaxInt64
 	}
+	op.upTo = to
 	return min(from, shown), to
 }
 
@@ -241,7 +243,13 @@ func (op *Op) End() {
 		return
 	}
 	if x := op.gates[0]; op.sized && x.fd >= 0 {
-		op.m.setEnd(op, x, x.size())
+		if size, ok := x.knownSize(); ok {
+			// What others have appended meanwhile may be behind the pages that were
+			// taken away.
+			op.m.setEnd(op, x, min(size, op.upTo))
+		} else {
+			op.sized = false
+		}
 	}
 	if op.frozen {
 		op.m.thaw(op, 0)
@@ -377,16 +385,23 @@ func sortInodes(l []*inodeState) {
 	})
 }
 
-// size returns the file's size, or 0 if the window does not show the file.
+// size returns the file's size, or 0 if it is not known or the window does not show
+// the file.
 func (x *inodeState) size() uint64 {
+	size, _ := x.knownSize()
+	return size
+}
+
+func (x *inodeState) knownSize() (size uint64, ok bool) {
 	if x.fd < 0 {
-		return 0
+		return 0, false
 	}
 	var st unix.Stat_t
-	if unix.Fstat(x.fd, &st) != nil {
-		return 0
+	err := unix.Fstat(x.fd, &st)
+	for err == unix.EINTR {
+		err = unix.Fstat(x.fd, &st)
 	}
-	return uint64(st.Size)
+	return uint64(st.Size), err == nil
 }
 
 // shown returns up to where the window's pages hold the file's data, or 0 if it does

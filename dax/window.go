@@ -178,14 +178,25 @@ func (m *Manager) prepare(op *Op, x *inodeState, file File) error {
 		x.ranges = make(map[uint64]uint32)
 	}
 	m.window.mu.Unlock()
+	size, ok := x.knownSize()
+	if !ok {
+		x.close()
+		return unix.EIO
+	}
+	if m.cfg.Backing != Managed {
+		size = math.MaxUint64
+	}
 	if err := m.announce(op, x); err != nil {
 		x.close()
 		return err
 	}
 	m.watch.add(x)
-	x.eof.Store(0) // the guest is told of no size before there is one
+	// What the guest was told until here was no more than the size is then.
+	x.eof.Store(size)
 	x.ino.io.Or(ioMapped)
-	m.setEnd(op, x, x.size())
+	if size, ok := x.knownSize(); ok {
+		m.setEnd(op, x, size)
+	}
 	return nil
 }
 

@@ -74,12 +74,7 @@ func (m *Manager) writeBackInode(op *Op, x *inodeState, off, n uint64) error {
 	}
 	m.spansOf(op, x, pageDown(off), pageUp(addSat(off, n)))
 	defer func() { op.spans = op.spans[:0] }()
-	for _, s := range op.spans {
-		if err := m.back.writeBack(s); err != nil {
-			return errnoOf(err)
-		}
-	}
-	return nil
+	return errnoOrNil(m.back.writeBack(op.spans...))
 }
 
 // spansOf adds to op.spans where the window shows bytes from to to of x.

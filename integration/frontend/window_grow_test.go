@@ -57,3 +57,40 @@ func TestASizeThatTheGuestLearnsIsShown(t *testing.T) {
 		}
 	}
 }
+
+// TestSizeWhileAFileIsMappedAndUnmapped looks a file up while its first mapping is made and its last one ends.
+func TestSizeWhileAFileIsMappedAndUnmapped(t *testing.T) {
+	const size = 12345
+	for _, backing := range backings {
+		t.Run(backing, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(dir, "f"), pattern(size, 1), 0o600))
+			_, c := window(t, dir, backing, 64, frontend.Options{})
+			e, err := c.Lookup(root, 1, "f")
+			must(t, err)
+			done := make(chan error, 1)
+			go func() {
+				var err error
+				for i := 0; i < 300 && err == nil; i++ {
+					if err = c.Setupmapping(e.NodeId, 0, rangeSize, fuseclient.MapRead, 0); err == nil {
+						err = c.Removemapping(e.NodeId, []fuseclient.Removal{{Moffset: 0, Len: rangeSize}})
+					}
+				}
+				done <- err
+			}()
+			for {
+				select {
+				case err := <-done:
+					must(t, err)
+					return
+				default:
+				}
+				again, err := c.Lookup(root, 1, "f")
+				must(t, err)
+				if again.Attr.Size != size {
+					t.Fatalf("LOOKUP tells %d bytes of %d", again.Attr.Size, size)
+				}
+			}
+		})
+	}
+}
