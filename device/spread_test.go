@@ -113,9 +113,8 @@ func TestReaderTakesBackWhatNoHelperHasBegun(t *testing.T) {
 	}
 	close(e.release)
 	q.expect(q.next(), "hold")
-	if n := m.dev.QueueStats(1).Requests.Load(); n != 3 {
-		t.Errorf("%d requests counted", n)
-	}
+	// The reader counts them behind their publication.
+	eventually(t, "three requests are counted", func() bool { return m.dev.QueueStats(1).Requests.Load() == 3 })
 	// There is as much room as before.
 	q.atOnce(func() {
 		q.submitLarge(0, "large")

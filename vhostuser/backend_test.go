@@ -247,7 +247,7 @@ func TestMapReturnsOnlyWhenCommitted(t *testing.T) {
 		}
 	})
 	t.Run("answered by a later request", func(t *testing.T) {
-		w := openWindow(t, 0)
+		w := openWindow(t, 0).patient() // or a barrier comes before the later one is answered
 		w.enable()
 		file := memfd(t, 4<<20)
 		first := w.mapAsync(ctx, Mapping{FD: file, Len: 2 << 20})

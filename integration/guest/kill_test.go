@@ -95,8 +95,10 @@ fio --name=kill --directory=/mnt/%[1]d --ioengine=mmap --rw=randwrite --bs=4k --
 		victims = append(victims, v)
 	}
 	for _, socket := range sockets {
-		if !within(func() bool { return lookAt(t, socket).Setups > 0 }) {
-			t.Fatal("the guest maps nothing")
+		for deadline := time.Now().Add(time.Minute); lookAt(t, socket).Setups == 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the guest maps nothing")
+			}
 		}
 	}
 	time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
