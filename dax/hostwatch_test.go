@@ -23,16 +23,7 @@ func TestHostChangesShow(t *testing.T) {
 		t.Skip("skip: fanotify does not tell files of this file system apart")
 	}
 	g := startGuest(t, m)
-	sees := func(off uint64, want string) {
-		t.Helper()
-		var got []byte
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-			if got = g.read(off, uint64(len(want))); string(got) == want {
-				return
-			}
-		}
-		t.Errorf("the guest sees %q, want %q", got, want)
-	}
+	sees := func(off uint64, want string) { t.Helper(); mustSee(t, g, off, want) }
 	sees(5000, "aaa")
 	for _, c := range []struct {
 		command string
@@ -80,16 +71,7 @@ func TestOneFileInTwoMounts(t *testing.T) {
 		t.Skip("skip: fanotify does not tell files of this file system apart")
 	}
 	g := startGuest(t, m)
-	sees := func(off uint64, want string) {
-		t.Helper()
-		var got []byte
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-			if got = g.read(off, uint64(len(want))); string(got) == want {
-				return
-			}
-		}
-		t.Errorf("at %#x the guest sees %q, want %q", off, got, want)
-	}
+	sees := func(off uint64, want string) { t.Helper(); mustSee(t, g, off, want) }
 	host := func(off int64, what string) {
 		t.Helper()
 		cmd := exec.Command("dd", "of="+a.Name(), "bs=1", "conv=notrunc", "status=none", "seek="+strconv.FormatInt(off, 10))
@@ -114,4 +96,16 @@ func TestOneFileInTwoMounts(t *testing.T) {
 	}
 	host(5000, "six")
 	sees(5000, "six")
+}
+
+// mustSee waits until the guest reads want at offset off of the window.
+func mustSee(t *testing.T, g *guest, off uint64, want string) {
+	t.Helper()
+	var got []byte
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if got = g.read(off, uint64(len(want))); string(got) == want {
+			return
+		}
+	}
+	t.Errorf("at %#x the guest sees %q, want %q", off, got, want)
 }

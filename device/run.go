@@ -322,18 +322,21 @@ func (u *run) park(r *request) {
 func (u *run) push(h virtqueue.Head, written uint32) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.dead {
-		return false
+	pushed := u.pushLocked(h, written)
+	if pushed {
+		u.serving.Store(0)
 	}
-	u.q.PushHead(h, written)
-	u.serving.Store(0)
-	return true
+	return pushed
 }
 
 // pushLate is push for a chain that a life before this one has served.
 func (u *run) pushLate(h virtqueue.Head, written uint32) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	return u.pushLocked(h, written)
+}
+
+func (u *run) pushLocked(h virtqueue.Head, written uint32) bool {
 	if u.dead {
 		return false
 	}
