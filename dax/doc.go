@@ -62,6 +62,7 @@
 //	    slots.ensureMu      waits for the front-end; no inode's lock is held
 //	    slots.mu            nothing is waited for
 //	    links               one call of the server each
+//	    hostWatch.mu        a mark of the host's on a file; nothing is taken
 //	    dense.mu            the host's look at a file; nothing is taken
 //
 // In the server's process: server.mu, budget.mu and realFile.size, none taken

@@ -219,14 +219,21 @@ func (t *Thread) getlk() (int, unix.Errno) {
 	return sizeOf[fuse.LkOut](), 0
 }
 
+// maxAsked bounds the owners of locks on one file that one GETLK asks the host about:
+// the guest has as many as it likes.
+const maxAsked = 64
+
 // lockHolder returns the process of this guest, other than owner, that holds the lock lk
-// on n, or 0. The host does not say who has a lock of an open file description; but
+// on n, or 0, also where there are too many to ask. The host does not say who has a lock of an open file description; but
 // for that one alone the lock is no obstacle.
 func (f *FS) lockHolder(n *inode, owner uint64, lk unix.Flock_t) uint32 {
 	l := &f.locks
 	var others []*ownerFile
 	l.mu.Lock()
 	for key, of := range l.owners {
+		if len(others) == maxAsked {
+			break
+		}
 		if key.inode == n && key.owner != owner && of.pid != 0 {
 			of.refs++
 			others = append(others, of)

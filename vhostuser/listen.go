@@ -54,11 +54,11 @@ func listenBound(f *os.File, path string, mode os.FileMode, gid int) (*net.UnixL
 		}
 	}
 	if err := unix.Listen(int(f.Fd()), unix.SOMAXCONN); err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", path, err)
+		return nil, fmt.Errorf("listening on %s (is the limit of open files reached?): %w", path, err)
 	}
 	ln, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", path, err)
+		return nil, fmt.Errorf("listening on %s (is the limit of open files reached?): %w", path, err)
 	}
 	stream := ln.(*net.UnixListener)
 	stream.SetUnlinkOnClose(true)
