@@ -77,8 +77,8 @@ const (
 	// Mmap: File.Mmap with MAP_SHARED and MAP_PRIVATE, coherent with read and write.
 	Mmap Capability = "mmap"
 
-	// SharedPages: who has written a part of a page reads it there while others write and read the rest. Linux's FUSE client
-	// drops a page when it finds the file changed, and reads it again although a write to it is still under way.
+	// SharedPages: who has written a part of a page reads it there while others write and read close by. Linux's FUSE client
+	// drops pages when it finds the file changed, and reads them again, or ahead, although a write to them is still under way.
 	SharedPages Capability = "shared-pages"
 
 	// Btime: statx reports the time of birth.

@@ -23,8 +23,11 @@ type Exercise struct {
 	// Handles is how many open files the calls are made through, in turn by chance; 0 is 1.
 	Handles int
 	// Writers, if more than 1, run at once, each in its own range of MaxSize bytes of the file and with Handles
-	// handles of its own. The ranges share pages. Then no call changes the size.
+	// handles of its own. Then no call changes the size.
 	Writers int
+	// Stride is the distance in bytes between the beginnings of the writers' ranges; 0 is MaxSize, so that ranges share
+	// pages if MaxSize is no multiple of a page, and what one reads ahead is the next one's.
+	Stride int
 	// Without leaves out operations by name.
 	Without []string
 }
@@ -33,12 +36,13 @@ type Exercise struct {
 // and lists the calls before it.
 func (e Exercise) Run(fs FS, path string) error {
 	e.MaxSize, e.Handles, e.Writers = cmp.Or(e.MaxSize, 1<<20), cmp.Or(e.Handles, 1), cmp.Or(e.Writers, 1)
+	e.Stride = cmp.Or(e.Stride, e.MaxSize)
 	f, err := fs.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	if e.Writers > 1 {
-		err = f.Ftruncate(int64(e.Writers) * int64(e.MaxSize))
+		err = f.Ftruncate(int64(e.Writers-1)*int64(e.Stride) + int64(e.MaxSize))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
@@ -48,7 +52,7 @@ func (e Exercise) Run(fs FS, path string) error {
 	for w := range e.Writers {
 		workers.Go(func() {
 			x := &exerciser{Exercise: e, fs: fs, path: path, rng: rand.New(rand.NewPCG(e.Seed, uint64(w))),
-				base: int64(w) * int64(e.MaxSize), fixed: e.Writers > 1}
+				base: int64(w) * int64(e.Stride), fixed: e.Writers > 1}
 			errs[w] = x.run()
 		})
 	}

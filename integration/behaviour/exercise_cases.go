@@ -23,7 +23,11 @@ var exerciseCases = []testCase{
 		e := Exercise{Seed: 8, Ops: t.scaled(2000, 200), MaxSize: 1 << 20, Handles: 3, Without: []string{"mapread", "mapwrite"}}
 		t.ok(e.Run(t.FS, "f"), "exercise")
 	}},
-	{"random calls by many at once in their own ranges agree with their models", nil, func(t *T) {
+	{"random calls by many at once far apart agree with their models", nil, func(t *T) {
+		e := Exercise{Seed: 200, Ops: t.scaled(500, 80), MaxSize: 100<<10 + 777, Handles: 2, Writers: 4, Stride: 1 << 20}
+		t.ok(e.Run(t.FS, "f"), "exercise")
+	}},
+	{"random calls by many at once side by side agree with their models", []Capability{SharedPages}, func(t *T) {
 		e := Exercise{Seed: 200, Ops: t.scaled(500, 80), MaxSize: 100<<10 + 777, Handles: 2, Writers: 4}
 		t.ok(e.Run(t.FS, "f"), "exercise")
 	}},

@@ -180,9 +180,11 @@ func (p *prober) xattrs(b *file) {
 }
 
 func (p *prober) pages(b *file) {
-	var st unix.Statfs_t
-	err := unix.Fstatfs(b.fd, &st)
-	p.needs(bh.SharedPages, errors.Join(err, check(st.Type != unix.FUSE_SUPER_MAGIC, "Linux's FUSE reads a page again that is being written")))
+	var fs unix.Statfs_t
+	var st unix.Statx_t
+	err := errors.Join(unix.Fstatfs(b.fd, &fs), unix.Statx(b.fd, "", unix.AT_EMPTY_PATH, 0, &st))
+	cached := fs.Type == unix.FUSE_SUPER_MAGIC && st.Attributes&unix.STATX_ATTR_DAX == 0
+	p.needs(bh.SharedPages, errors.Join(err, check(!cached, "Linux's FUSE reads a page again that is being written")))
 }
 
 func (p *prober) locks(b *file) {
