@@ -353,41 +353,8 @@ var raceCases = []testCase{
 			return nil
 		})
 	}},
-	{"holes, writes and syncs at once keep to their ranges", []Capability{PunchHole}, func(t *T) {
-		const workers, size = 4, 3 * block
-		t.file("f", make([]byte, workers*size))
-		t.storm(workers, func(w int) error {
-			f, err := t.Open("f", unix.O_RDWR, 0)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			base := int64(w) * size
-			p := make([]byte, size)
-			for i := range t.scaled(40, 10) {
-				want := pattern(size, byte(i*7+w))
-				if _, err := f.Pwrite(want, base); err != nil {
-					return err
-				}
-				hole := 1000 + i*500
-				if err := f.Fallocate(punch, base+int64(hole), 50000); err != nil {
-					return err
-				}
-				if i%5 == 0 {
-					if err := f.Fsync(); err != nil {
-						return err
-					}
-				}
-				if _, err := f.Pread(p, base); err != nil {
-					return err
-				}
-				if err := difference(p, zeroed(want, hole, 50000)); err != nil {
-					return fmt.Errorf("worker %d, step %d: %w", w, i, err)
-				}
-			}
-			return nil
-		})
-	}},
+	{"holes, writes and syncs at once far apart keep to their ranges", []Capability{PunchHole}, func(t *T) { holesInOwnRanges(t, 1<<20) }},
+	{"holes, writes and syncs at once side by side keep to their ranges", []Capability{PunchHole, SharedPages}, func(t *T) { holesInOwnRanges(t, 3*block) }},
 	{"entries that stay come once while others storm", nil, func(t *T) {
 		t.dir("d")
 		n := t.scaled(300, 60)
@@ -571,4 +538,42 @@ func writersOfOwnRanges(t *T, stride int64) {
 		return nil
 	})
 	t.size(t.rw("f"), (writers-1)*stride+size)
+}
+
+// holesInOwnRanges has each of them write 3 blocks of a file again and again, punch a hole, and read them back. The ranges
+// begin stride bytes apart.
+func holesInOwnRanges(t *T, stride int) {
+	const workers, size = 4, 3 * block
+	t.file("f", make([]byte, workers*stride))
+	t.storm(workers, func(w int) error {
+		f, err := t.Open("f", unix.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		base := int64(w * stride)
+		p := make([]byte, size)
+		for i := range t.scaled(40, 10) {
+			want := pattern(size, byte(i*7+w))
+			if _, err := f.Pwrite(want, base); err != nil {
+				return err
+			}
+			hole := 1000 + i*500
+			if err := f.Fallocate(punch, base+int64(hole), 50000); err != nil {
+				return err
+			}
+			if i%5 == 0 {
+				if err := f.Fsync(); err != nil {
+					return err
+				}
+			}
+			if _, err := f.Pread(p, base); err != nil {
+				return err
+			}
+			if err := difference(p, zeroed(want, hole, 50000)); err != nil {
+				return fmt.Errorf("worker %d, step %d: %w", w, i, err)
+			}
+		}
+		return nil
+	})
 }
